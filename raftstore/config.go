@@ -1,0 +1,196 @@
+package raftstore
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// StateMachine is what a Store replicates. Apply, Snapshot and Restore are
+// called from one goroutine at a time. A panic in any of them, or in Persist,
+// ends the process through Config.OnFatal.
+type StateMachine interface {
+	// Apply takes in committed entries, in order, and returns one result for
+	// each. It must be deterministic: no clock, no randomness, no map order.
+	// Indexes rise but are not consecutive, since Raft has entries of its own.
+	// The state machine keeps the last index with its state, atomically: what
+	// is at or below AppliedIndex is not delivered again. An entry's Command
+	// must not be modified, and may be kept.
+	Apply(batch []Entry) []any
+
+	// Snapshot captures the state as of now. It must be quick, since nothing
+	// is applied meanwhile; the writing happens in Persist.
+	Snapshot() (Snapshot, error)
+
+	// Restore replaces the whole state with what a Persist wrote, and
+	// AppliedIndex with it.
+	Restore(r io.Reader) error
+
+	// AppliedIndex is the index of the last entry that the state holds, 0 for
+	// an empty one. Safe for concurrent use.
+	AppliedIndex() uint64
+}
+
+// Snapshot is a captured state. Persist runs concurrently with Apply; Release is
+// called once, after it, or without it when the snapshot was not wanted.
+type Snapshot interface {
+	Persist(w io.Writer) error
+	Release()
+}
+
+// Entry is one committed command.
+type Entry struct {
+	Index, Term uint64
+	Command     []byte
+}
+
+// Defaults of Config, for nodes on one local network. With these a cluster
+// fails over in about half a second.
+const (
+	DefaultHeartbeatTimeout  = 250 * time.Millisecond
+	DefaultElectionTimeout   = 250 * time.Millisecond
+	DefaultLeaderLease       = 125 * time.Millisecond
+	DefaultSnapshotThreshold = 16384
+	DefaultTrailingLogs      = 10240
+	DefaultSnapshotInterval  = 30 * time.Second
+	DefaultDiskStall         = 5 * time.Second
+	DefaultMaxCommand        = 1 << 20
+)
+
+// Config says how to open a Store. Dir and NodeID are required, and Bootstrap
+// or Join the first time.
+type Config struct {
+	// Dir holds raft.db, snapshots/ and LOCK. Created with mode 0700.
+	Dir string
+
+	// NodeID names this node in the cluster's configuration, for good.
+	NodeID string
+
+	// Transport carries Raft between nodes; the Store closes it if it can be
+	// closed. Nil is in memory, for a cluster of one.
+	Transport raft.Transport
+
+	// Peers asks other voters for their term, for ReadIndex in a cluster of
+	// several. Nil refuses linearizable reads once there are other voters.
+	Peers TermReader
+
+	// Bootstrap forms a new cluster with this node as its one voter when Dir
+	// holds no node yet; otherwise it is ignored.
+	Bootstrap bool
+
+	// Join starts a node without any configuration when Dir holds no node yet;
+	// it waits until a leader adds it. Not together with Bootstrap.
+	Join bool
+
+	// HeartbeatTimeout is how long a follower waits for its leader, and
+	// ElectionTimeout a candidate for its votes (at least HeartbeatTimeout).
+	// LeaderLeaseTimeout is how long a leader leads without hearing from a
+	// quorum: at most half of HeartbeatTimeout, or reads could be stale.
+	HeartbeatTimeout, ElectionTimeout, LeaderLeaseTimeout time.Duration
+
+	// A snapshot is taken when, at a check every SnapshotInterval (to twice
+	// that), SnapshotThreshold entries came since the last. TrailingLogs
+	// entries stay behind for followers that are a little late.
+	SnapshotThreshold, TrailingLogs uint64
+	SnapshotInterval                time.Duration
+
+	// DiskStall is how long one write to raft.db may take.
+	DiskStall time.Duration
+
+	// MaxCommand bounds a command, in bytes.
+	MaxCommand int
+
+	// OnFatal gets what the process cannot recover from, once, and must end
+	// it. The default logs and exits with status 1. If it returns all the
+	// same, the Store stops taking part: it acknowledges nothing any more.
+	OnFatal func(error)
+
+	// Logger gets Raft's messages too. Nil discards.
+	Logger *slog.Logger
+
+	wrapLogs   func(logStore) logStore       // tests put faults in here
+	wrapStable func(stableStore) stableStore // tests put faults in here
+}
+
+// TermReader asks a peer for its current term, over a channel of its own: the
+// question must leave after Term was called, and the answer must be what the
+// peer's Store.Term returned in between.
+type TermReader interface {
+	Term(ctx context.Context, id, address string) (uint64, error)
+}
+
+// withDefaults returns cfg with its zero values replaced, or ErrConfig.
+func (cfg Config) withDefaults() (Config, error) {
+	setDefault(&cfg.HeartbeatTimeout, DefaultHeartbeatTimeout)
+	setDefault(&cfg.ElectionTimeout, max(DefaultElectionTimeout, cfg.HeartbeatTimeout))
+	setDefault(&cfg.LeaderLeaseTimeout, cfg.HeartbeatTimeout/2)
+	setDefault(&cfg.SnapshotThreshold, DefaultSnapshotThreshold)
+	setDefault(&cfg.TrailingLogs, DefaultTrailingLogs)
+	setDefault(&cfg.SnapshotInterval, DefaultSnapshotInterval)
+	setDefault(&cfg.DiskStall, DefaultDiskStall)
+	setDefault(&cfg.MaxCommand, DefaultMaxCommand)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnFatal == nil {
+		logger := cfg.Logger
+		cfg.OnFatal = func(err error) {
+			logger.Error("cannot go on", "error", err)
+			os.Exit(1)
+		}
+	}
+	switch {
+	case cfg.Dir == "":
+		return cfg, fmt.Errorf("%w: Dir is empty", ErrConfig)
+	case cfg.NodeID == "":
+		return cfg, fmt.Errorf("%w: NodeID is empty", ErrConfig)
+	case cfg.Bootstrap && cfg.Join:
+		return cfg, fmt.Errorf("%w: both Bootstrap and Join", ErrConfig)
+	case cfg.Transport == nil && cfg.Join:
+		return cfg, fmt.Errorf("%w: Join without a Transport", ErrConfig)
+	case cfg.LeaderLeaseTimeout > cfg.HeartbeatTimeout/2:
+		return cfg, fmt.Errorf("%w: LeaderLeaseTimeout %v is more than half of HeartbeatTimeout %v",
+			ErrConfig, cfg.LeaderLeaseTimeout, cfg.HeartbeatTimeout)
+	case cfg.MaxCommand < 0 || cfg.DiskStall < 0:
+		return cfg, fmt.Errorf("%w: negative limit", ErrConfig)
+	}
+	return cfg, nil
+}
+
+func setDefault[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+// raftConfig is what hashicorp/raft gets.
+func (cfg Config) raftConfig() *raft.Config {
+	rc := raft.DefaultConfig()
+	rc.LocalID = raft.ServerID(cfg.NodeID)
+	rc.HeartbeatTimeout = cfg.HeartbeatTimeout
+	rc.ElectionTimeout = cfg.ElectionTimeout
+	rc.LeaderLeaseTimeout = cfg.LeaderLeaseTimeout
+	rc.SnapshotThreshold = cfg.SnapshotThreshold
+	rc.SnapshotInterval = cfg.SnapshotInterval
+	rc.TrailingLogs = cfg.TrailingLogs
+	// How long an idle leader waits before it tells followers what is
+	// committed. With the library's 50 ms a follower applied 69 ms after the
+	// leader had acknowledged, with 5 ms 8 ms; 1 ms costs a fifth of a core.
+	rc.CommitTimeout = 5 * time.Millisecond
+	rc.MaxAppendEntries = maxAppendEntries
+	rc.BatchApplyCh = true
+	rc.RestoreCommittedLogs = true
+	rc.ShutdownOnRemove = false
+	rc.NoLegacyTelemetry = true
+	rc.Logger = newRaftLogger(cfg.Logger)
+	return rc
+}
+
+// maxAppendEntries is how many commands share one append to the log.
+const maxAppendEntries = 512

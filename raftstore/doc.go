@@ -1,0 +1,47 @@
+// Package raftstore replicates a deterministic state machine with
+// [github.com/hashicorp/raft], on a log and a stable store of its own.
+//
+// Implement [StateMachine], [Open] a [Store] on a directory, wait for
+// [Store.WaitLeader], then [Store.Propose] commands. A command whose Propose
+// returned without an error is on the disk of a majority and applied here. A
+// read that must see it on any node asks [Store.ReadIndex] first.
+//
+// # What is on disk
+//
+// The directory holds raft.db (the log, the current term and the vote, one
+// bbolt file), snapshots/ and LOCK. Every record in raft.db carries a CRC-32C,
+// since bbolt has checksums on its two meta pages only; every snapshot carries
+// a SHA-256. Open reads and checks all of it before anything runs. Where
+// something does not add up, Open refuses with [ErrCorrupt] and names the file;
+// nothing is ever truncated on suspicion. Repair means to remove the node from
+// the cluster and let it join again under a new id.
+//
+// The state machine is not on this list. It may keep its state where it likes,
+// without syncing, because everything it holds can be rebuilt from the newest
+// snapshot and the log.
+//
+// # When things go wrong
+//
+// A full disk is an ordinary condition: proposals are refused with
+// [ErrDiskFull], nothing that was acknowledged is lost, and the node goes on by
+// itself once there is space. What a process cannot recover from (a failed
+// fsync, a record that no longer matches its checksum, a disk that does not
+// answer within [Config.DiskStall], a state machine that panics) ends it,
+// through [Config.OnFatal]. After a failed fsync in particular nobody knows
+// what is on the disk, and a second fsync that succeeds proves nothing; only a
+// fresh start that reads the file again does.
+//
+// [ErrIndeterminate] means what it says: the command may be applied, now or
+// later. Every command that counts needs a request id that makes a retry
+// harmless.
+//
+// # What it does not promise
+//
+// Commands are not secret: the log holds them as they were proposed, so seal
+// what must not be readable in a stolen directory. The checksums find accidents
+// and not a forger. Time plays no part: nothing here puts a timestamp into a
+// command, and a state machine must not read a clock. A Store does not
+// authenticate its peers, that is the business of [Config.Transport]. And a
+// disk that acknowledges a sync without writing can lose a vote without anyone
+// noticing.
+package raftstore

@@ -1,0 +1,66 @@
+package raftstore
+
+import "errors"
+
+// The errors that a caller can decide on. Match them with errors.Is; most come
+// wrapped, with detail, and some in pairs (ErrDiskFull with ErrNotLeader).
+var (
+	// ErrNotLeader: this node does not lead, or has not yet committed in its
+	// own term, or is handing over. The command was not and will not be
+	// applied. Retry at the leader.
+	ErrNotLeader = errors.New("raftstore: not the leader")
+
+	// ErrIndeterminate: the command may or may not have been applied, and may
+	// still be: leadership was lost, the context ended, or the store closed
+	// while it was under way.
+	ErrIndeterminate = errors.New("raftstore: outcome unknown")
+
+	// ErrClosed: the store was closed, or has failed for good, before the call
+	// had any effect.
+	ErrClosed = errors.New("raftstore: closed")
+
+	// ErrTooLarge: the command is bigger than Config.MaxCommand.
+	ErrTooLarge = errors.New("raftstore: command too large")
+
+	// ErrLocked: another process (or another Store of this one) has the
+	// directory open.
+	ErrLocked = errors.New("raftstore: directory is in use")
+
+	// ErrCorrupt: what is on disk does not match its checksum or contradicts
+	// itself. The detail names the file. See Corruption.
+	ErrCorrupt = errors.New("raftstore: corrupt")
+
+	// ErrDiskFull: the write was refused for want of space (or quota). The
+	// command was not and will not be applied; nothing acknowledged is lost;
+	// retry once there is space.
+	ErrDiskFull = errors.New("raftstore: disk full")
+
+	// ErrDiskStalled: a write took longer than Config.DiskStall. Only ever
+	// handed to Config.OnFatal.
+	ErrDiskStalled = errors.New("raftstore: disk stalled")
+
+	// ErrStateMachine: the state machine panicked or broke its contract. Handed
+	// to Config.OnFatal, or returned by Open.
+	ErrStateMachine = errors.New("raftstore: state machine failed")
+
+	// ErrEmptyDir: the directory holds no node and neither Config.Bootstrap nor
+	// Config.Join was given.
+	ErrEmptyDir = errors.New("raftstore: directory holds no node")
+
+	// ErrConfig: the configuration contradicts itself.
+	ErrConfig = errors.New("raftstore: invalid configuration")
+
+	// ErrNothingNew: Snapshot found nothing applied since the last one.
+	ErrNothingNew = errors.New("raftstore: nothing new to snapshot")
+)
+
+// Corruption says what is wrong with which file. It matches ErrCorrupt.
+type Corruption struct {
+	Path   string
+	Detail string
+}
+
+func (c *Corruption) Error() string { return ErrCorrupt.Error() + ": " + c.Path + ": " + c.Detail }
+
+// Unwrap makes errors.Is(err, ErrCorrupt) true.
+func (c *Corruption) Unwrap() error { return ErrCorrupt }
