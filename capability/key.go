@@ -3,6 +3,7 @@ package capability
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/subtle"
 	"fmt"
 	"log/slog"
 )
@@ -28,8 +29,13 @@ func NewRootKey(secret [32]byte) *RootKey {
 const redacted = "(root key redacted)"
 
 // String, GoString, Format, LogValue and MarshalText never show the secret.
-func (k *RootKey) String() string               { return redacted }
-func (k *RootKey) GoString() string             { return redacted }
-func (k *RootKey) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
-func (k *RootKey) LogValue() slog.Value         { return slog.StringValue(redacted) }
-func (k *RootKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (k RootKey) String() string               { return redacted }
+func (k RootKey) GoString() string             { return redacted }
+func (k RootKey) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
+func (k RootKey) LogValue() slog.Value         { return slog.StringValue(redacted) }
+func (k RootKey) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Equal reports, in constant time, whether both are the same key.
+func (k *RootKey) Equal(o *RootKey) bool {
+	return subtle.ConstantTimeCompare(k.secret[:], o.secret[:]) == 1
+}

@@ -3,6 +3,8 @@ package capability
 import (
 	"io"
 	"time"
+
+	"gopkg.in/macaroon.v2"
 )
 
 // DischargerKey is a discharger's HPKE private key (RFC 9180: DHKEM X25519,
@@ -40,6 +42,17 @@ type ThirdParty struct {
 // AddThirdParty appends a third-party caveat for the discharger with this key
 // at location (a hint). Whoever adds it knows its caveat key.
 func (t *Token) AddThirdParty(to DischargerPublicKey, location string, tp ThirdParty) (*Token, error) {
+	m, discharges, err := t.open()
+	if err != nil {
+		return nil, err
+	}
+	if err := addThirdParty(m, to, location, tp); err != nil {
+		return nil, err
+	}
+	return newToken(m, discharges)
+}
+
+func addThirdParty(m *macaroon.Macaroon, to DischargerPublicKey, location string, tp ThirdParty) error {
 	panic("stub")
 }
 
@@ -58,4 +71,18 @@ func (k *DischargerKey) OpenCaveat(id []byte) (*OpenedCaveat, error) { panic("st
 func (o *OpenedCaveat) Discharge(conditions ...string) (*Token, error) { panic("stub") }
 
 // Missing returns the third-party caveats of the set that no discharge in it answers.
-func (t *Token) Missing() []InspectedCaveat { panic("stub") }
+func (t *Token) Missing() []InspectedCaveat {
+	var l layout
+	if l.parse(t.raw) != "" {
+		return nil
+	}
+	var missing []InspectedCaveat
+	for m := range l.nm {
+		for _, c := range t.inspect(&l, m) {
+			if c.ThirdParty && l.find(t.raw, c.CaveatID) == 0 {
+				missing = append(missing, c)
+			}
+		}
+	}
+	return missing
+}

@@ -1,0 +1,137 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/writ-dev/writ/capability"
+)
+
+// DefaultMaxBody is the most bytes of a request's body unless MaxBody or the
+// route says otherwise: 1 MiB.
+const DefaultMaxBody = 1 << 20
+
+// Option configures a Guard or a Judge.
+type Option func(*settings) error
+
+// HolderFunc reads the evidence of key possession that came with a request for
+// the token with this text; nil is none.
+type HolderFunc func(r *http.Request, token string) capability.HolderProof
+
+// httpSettings is what only HTTP needs.
+type httpSettings struct {
+	proxies []netip.Prefix
+	maxBody int64
+	realm   string
+	holder  HolderFunc
+}
+
+// Service names the service, for service caveats.
+func Service(name string) Option {
+	return func(s *settings) error {
+		if !capability.ValidName(name, capability.MaxAudience) {
+			return fmt.Errorf("service name %q: want 1 to %d visible ASCII characters", name, capability.MaxAudience)
+		}
+		s.service = name
+		return nil
+	}
+}
+
+// Logger is where refusals are explained and access records are written. The
+// default is slog.Default as it is when the guard is made.
+func Logger(l *slog.Logger) Option {
+	return func(s *settings) error {
+		if l == nil {
+			return errors.New("nil logger")
+		}
+		s.logger = l
+		return nil
+	}
+}
+
+// Clock is where the moment of a decision comes from; the default is time.Now.
+func Clock(now func() time.Time) Option {
+	return func(s *settings) error {
+		if now == nil {
+			return errors.New("nil clock")
+		}
+		s.now = now
+		return nil
+	}
+}
+
+// ForwardAs names the service's own keys: a token that is bound to one of them
+// can be forwarded by this service, which can prove it to the next.
+func ForwardAs(keys ...capability.HolderKey) Option {
+	return func(s *settings) error {
+		s.ours = append(s.ours, keys...)
+		return nil
+	}
+}
+
+// UnsafePlaintext lets Grant.Forward and Grant.Client send credentials without
+// TLS to hosts other than this one. It is for networks that encrypt beneath.
+func UnsafePlaintext() Option {
+	return func(s *settings) error {
+		s.plaintext = true
+		return nil
+	}
+}
+
+// TrustedProxies are the addresses whose X-Forwarded-For is believed. From any
+// other, the header is ignored.
+func TrustedProxies(prefixes ...netip.Prefix) Option {
+	return func(s *settings) error {
+		for _, p := range prefixes {
+			if !p.IsValid() {
+				return errors.New("invalid proxy prefix")
+			}
+			s.http.proxies = append(s.http.proxies, p.Masked())
+		}
+		s.httpOnly = append(s.httpOnly, "TrustedProxies")
+		return nil
+	}
+}
+
+// MaxBody bounds the body of every request whose route has no bound of its own.
+func MaxBody(bytes int64) Option {
+	return func(s *settings) error {
+		if bytes <= 0 {
+			return errors.New("MaxBody must be positive")
+		}
+		s.http.maxBody = bytes
+		s.httpOnly = append(s.httpOnly, "MaxBody")
+		return nil
+	}
+}
+
+// Realm is the realm of WWW-Authenticate; the default is "writ".
+func Realm(realm string) Option {
+	return func(s *settings) error {
+		for i := range len(realm) {
+			if c := realm[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+				return fmt.Errorf("realm %q: want printable ASCII without quotes", realm)
+			}
+		}
+		s.http.realm = realm
+		s.httpOnly = append(s.httpOnly, "Realm")
+		return nil
+	}
+}
+
+// Holder has f read the evidence of key possession (DPoP, mTLS) from a
+// request, and the scheme DPoP accepted beside Bearer.
+func Holder(f HolderFunc) Option {
+	return func(s *settings) error {
+		if f == nil {
+			return errors.New("nil holder function")
+		}
+		s.http.holder = f
+		s.httpOnly = append(s.httpOnly, "Holder")
+		return nil
+	}
+}
