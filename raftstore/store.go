@@ -1,20 +1,39 @@
 package raftstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-type logStore interface{ raft.LogStore }
-type stableStore interface{ raft.StableStore }
+// maxInFlight bounds the proposals that one Store has under way; more wait.
+const maxInFlight = 4096
 
-var errNotYet = errors.New("raftstore: not yet implemented")
+// Store is one node of a replicated state machine. Its methods are safe for
+// concurrent use.
+type Store struct {
+	cfg   Config
+	raft  *raft.Raft
+	log   *boltLog
+	snaps *snapshots
+	guard *guard
+	fsm   *fsm
+	fail  *failure
+	lock  *os.File
+	lead  *leadership
 
-func Open(cfg Config, sm StateMachine) (*Store, error) { return nil, errNotYet }
-
-type Store struct{}
+	slots     chan struct{} // one element for each proposal under way
+	closing   chan struct{} // closed first thing in Close
+	closeOnce sync.Once
+	closeErr  error
+}
 
 // Result is what a command came to.
 type Result struct {
@@ -22,37 +41,417 @@ type Result struct {
 	Value any    // what StateMachine.Apply returned for it
 }
 
-func (s *Store) Propose(ctx context.Context, command []byte) (Result, error) {
-	return Result{}, errNotYet
+// Open opens the node in cfg.Dir, after it has checked all that is on disk, and
+// starts it. sm is empty, or has kept the state it had; it ends up with the
+// newest snapshot restored and goes on from there. Errors: ErrConfig,
+// ErrLocked, ErrEmptyDir, ErrCorrupt, ErrDiskFull, ErrStateMachine, or what the
+// file system said.
+func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := raft.ValidateConfig(cfg.raftConfig()); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("raftstore: %w", diskFull(err))
+	}
+	if fi, err := os.Stat(cfg.Dir); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		cfg.Logger.Warn("data directory is accessible to others", "dir", cfg.Dir, "mode", fi.Mode().Perm())
+	}
+	s := &Store{
+		cfg:     cfg,
+		fail:    &failure{onFatal: cfg.OnFatal, dead: make(chan struct{}), opening: true},
+		lead:    newLeadership(),
+		slots:   make(chan struct{}, maxInFlight),
+		closing: make(chan struct{}),
+	}
+	if s.lock, err = lockFile(filepath.Join(cfg.Dir, "LOCK")); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			if s.log != nil {
+				s.log.Close()
+			}
+			s.lock.Close()
+		}
+	}()
+	trans, elect := cfg.Transport, func() {}
+	if trans == nil {
+		trans, elect = localTransport(cfg.NodeID)
+	}
+	if err := s.openDisk(trans, sm.AppliedIndex()); err != nil {
+		return nil, err
+	}
+	s.fsm = newFSM(sm, s.fail)
+	notify := make(chan bool, 1)
+	if err := s.startRaft(trans, notify); err != nil {
+		return nil, err
+	}
+	go s.watchLeadership(notify)
+	if s.soleVoter() {
+		elect()
+	}
+	return s, nil
 }
 
-// ReadIndex makes a read linearizable: when it returns, the state machine has applied at least the returned index.
-func (s *Store) ReadIndex(ctx context.Context) (uint64, error) { return 0, errNotYet }
+// openDisk checks and opens what is in the directory, or creates it.
+// smApplied is where the state machine says it is.
+func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
+	var err error
+	if s.snaps, err = openSnapshots(filepath.Join(s.cfg.Dir, "snapshots"), s.fail.fatal); err != nil {
+		return err
+	}
+	path := filepath.Join(s.cfg.Dir, "raft.db")
+	if err := s.create(path, trans); err != nil {
+		return err
+	}
+	found, err := inspect(path)
+	if err != nil {
+		return err
+	}
+	snapIndex, _ := s.snaps.newest()
+	switch {
+	case found.first > snapIndex+1:
+		return &Corruption{path, fmt.Sprintf("the log begins at %d, and the newest snapshot is of %d", found.first, snapIndex)}
+	case smApplied > max(found.last, snapIndex):
+		return &Corruption{path, fmt.Sprintf("the log ends at %d, and the state machine is at %d", max(found.last, snapIndex), smApplied)}
+	}
+	if s.log, err = openLog(path); err != nil {
+		return err
+	}
+	if found.last < snapIndex {
+		// A crash between a snapshot that was installed and the clearing of
+		// the log that it replaces. All of it is in the snapshot.
+		if err := s.log.DeleteRange(found.first, found.last); err != nil {
+			return err
+		}
+	}
+	s.guard = &guard{
+		logs: s.log, stable: s.log, fail: s.fail, stall: s.cfg.DiskStall, logger: s.cfg.Logger,
+		restoreTo: snapIndex + 64*maxAppendEntries, closing: s.closing,
+	}
+	for _, index := range found.configs {
+		if index > snapIndex {
+			s.guard.restoreTo = min(s.guard.restoreTo, index-1)
+			break
+		}
+	}
+	if s.cfg.wrapLogs != nil {
+		s.guard.logs = s.cfg.wrapLogs(s.guard.logs)
+	}
+	if s.cfg.wrapStable != nil {
+		s.guard.stable = s.cfg.wrapStable(s.guard.stable)
+	}
+	return nil
+}
 
-// WaitLeader returns the term once this node leads and has committed in its own term.
-func (s *Store) WaitLeader(ctx context.Context) (uint64, error) { return 0, errNotYet }
+// create makes raft.db if there is none. It appears complete: with a first
+// configuration in it when bootstrapping.
+func (s *Store) create(path string, trans raft.Transport) error {
+	if _, err := os.Stat(path); err == nil || !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if index, _ := s.snaps.newest(); index > 0 {
+		return &Corruption{path, "missing, although there are snapshots"}
+	}
+	if !s.cfg.Bootstrap && !s.cfg.Join {
+		return fmt.Errorf("%w: %s", ErrEmptyDir, s.cfg.Dir)
+	}
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	b, err := openLog(temp)
+	if err != nil {
+		return err
+	}
+	if s.cfg.Bootstrap {
+		err = raft.BootstrapCluster(s.cfg.raftConfig(), b, b, s.snaps, trans, raft.Configuration{
+			Servers: []raft.Server{{ID: raft.ServerID(s.cfg.NodeID), Address: trans.LocalAddr()}},
+		})
+	}
+	if err := errors.Join(err, b.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	return syncDir(s.cfg.Dir)
+}
 
-// LeaderChanges tells of leadership gained (and committed in its own term) or lost; latest value only, one consumer.
-func (s *Store) LeaderChanges() <-chan bool         { return nil }
-func (s *Store) IsLeader() bool                     { return false }
-func (s *Store) Term() uint64                       { return 0 }
-func (s *Store) CommitIndex() uint64                { return 0 }
-func (s *Store) AppliedIndex() uint64               { return 0 }
-func (s *Store) Leader() (id, address string)       { return "", "" }
-func (s *Store) Snapshot(ctx context.Context) error { return errNotYet }
-func (s *Store) Status() Status                     { return Status{} }
-func (s *Store) Close() error                       { return nil }
+// startRaft restores the state machine and starts Raft. What goes wrong within,
+// also by a panic, becomes an error.
+func (s *Store) startRaft(trans raft.Transport, notify chan bool) (err error) {
+	rc := s.cfg.raftConfig()
+	rc.NotifyCh = notify
+	defer func() {
+		p := recover()
+		if o, ok := p.(openPanic); ok {
+			err = o.err
+		} else if p != nil {
+			err = fmt.Errorf("raftstore: open: %v", p)
+		}
+		s.fail.mu.Lock()
+		defer s.fail.mu.Unlock()
+		if err == nil {
+			err = s.fail.err
+		}
+		s.fail.opening = false
+	}()
+	s.raft, err = raft.NewRaft(rc, s.fsm, s.guard, s.guard, s.snaps, trans)
+	if err != nil {
+		return fmt.Errorf("raftstore: open: %w", err)
+	}
+	return nil
+}
 
-// Status is a snapshot of a Store for operators.
+// localTransport is the transport of a cluster of one, and what makes that one
+// stand for election at once: there is no leader whose heartbeat it could be
+// waiting for.
+func localTransport(id string) (raft.Transport, func()) {
+	addr, trans := raft.NewInmemTransport(raft.ServerAddress(id))
+	_, peer := raft.NewInmemTransport("")
+	peer.Connect(addr, trans)
+	return trans, func() {
+		// On failure it stands when its timer has run out.
+		_ = peer.TimeoutNow(raft.ServerID(id), addr, &raft.TimeoutNowRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax},
+		}, &raft.TimeoutNowResponse{})
+	}
+}
+
+// Propose has command applied, and returns what the state machine made of it
+// once it is on the disk of a majority and applied here. Proposals that are
+// made concurrently share an append and its sync.
+//
+// ErrTooLarge, ErrNotLeader, ErrDiskFull, ErrClosed and the context's own error
+// without ErrIndeterminate mean that the command was not and will not be
+// applied. ErrIndeterminate means that nobody knows.
+func (s *Store) Propose(ctx context.Context, command []byte) (Result, error) {
+	if len(command) > s.cfg.MaxCommand {
+		return Result{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(command), s.cfg.MaxCommand)
+	}
+	if err := ctx.Err(); err != nil {
+		return Result{}, err
+	}
+	select {
+	case s.slots <- struct{}{}:
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	case <-s.closing:
+		return Result{}, s.closedError()
+	case <-s.fail.dead:
+		return Result{}, s.closedError()
+	}
+	if err := s.refuse(); err != nil {
+		<-s.slots
+		return Result{}, err
+	}
+	type outcome struct {
+		res Result
+		err error
+	}
+	done := make(chan outcome, 1)
+	command = bytes.Clone(command) // Raft may hold it for longer than this call lasts
+	go func() {
+		defer func() { <-s.slots }()
+		f := s.raft.Apply(command, 0)
+		if err := f.Error(); err != nil {
+			done <- outcome{err: s.proposeError(err)}
+			return
+		}
+		done <- outcome{res: Result{Index: f.Index(), Value: f.Response()}}
+	}()
+	select {
+	case o := <-done:
+		return o.res, o.err
+	case <-ctx.Done():
+		return Result{}, fmt.Errorf("%w: %w", ErrIndeterminate, ctx.Err())
+	case <-s.fail.dead:
+		return Result{}, fmt.Errorf("%w: %w", ErrIndeterminate, s.fail.cause())
+	}
+}
+
+// refuse says why a proposal would be in vain, if so.
+func (s *Store) refuse() error {
+	select {
+	case <-s.closing:
+		return s.closedError()
+	case <-s.fail.dead:
+		return s.closedError()
+	default:
+	}
+	if s.guard.full.Load() {
+		return fmt.Errorf("%w: %w", ErrDiskFull, ErrNotLeader)
+	}
+	if !s.IsLeader() {
+		return ErrNotLeader
+	}
+	return nil
+}
+
+// proposeError translates what Raft said of a proposal.
+func (s *Store) proposeError(err error) error {
+	switch {
+	case errors.Is(err, ErrDiskFull):
+		return fmt.Errorf("%w: %w", ErrNotLeader, err) // the append failed as a whole
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		if s.guard.full.Load() {
+			return fmt.Errorf("%w: %w", ErrDiskFull, ErrNotLeader)
+		}
+		return fmt.Errorf("%w: %w", ErrNotLeader, err)
+	default:
+		return fmt.Errorf("%w: %w", ErrIndeterminate, err)
+	}
+}
+
+func (s *Store) closedError() error {
+	if err := s.fail.cause(); err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return ErrClosed
+}
+
+// Snapshot has the state machine written to a snapshot now, and the log before
+// it dropped but for Config.TrailingLogs entries. It returns ErrNothingNew when
+// nothing was applied since the last. If the context ends, the snapshot goes on.
+func (s *Store) Snapshot(ctx context.Context) error {
+	select {
+	case <-s.closing:
+		return s.closedError()
+	default:
+	}
+	if index, _ := s.snaps.newest(); index >= s.fsm.applied.Load() {
+		return ErrNothingNew
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.raft.Snapshot().Error() }()
+	select {
+	case err := <-done:
+		switch {
+		case errors.Is(err, raft.ErrNothingNewToSnapshot):
+			return ErrNothingNew
+		case errors.Is(err, raft.ErrRaftShutdown):
+			return s.closedError()
+		case err != nil:
+			return fmt.Errorf("raftstore: snapshot: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.fail.dead:
+		return s.closedError()
+	}
+}
+
+// Close hands leadership over when there are peers, waits a little for
+// proposals under way, and stops the node. It may be called again, with the
+// same result, but not from StateMachine or OnFatal.
+func (s *Store) Close() error {
+	s.closeOnce.Do(func() { s.closeErr = s.close() })
+	return s.closeErr
+}
+
+func (s *Store) close() error {
+	close(s.closing)
+	deadline := time.NewTimer(s.cfg.DiskStall)
+	defer deadline.Stop()
+drain:
+	for range maxInFlight {
+		select {
+		case s.slots <- struct{}{}:
+		case <-s.fail.dead:
+			break drain
+		case <-deadline.C:
+			break drain
+		}
+	}
+	if s.raft.State() == raft.Leader && !s.soleVoter() && s.fail.cause() == nil {
+		if err := s.raft.LeadershipTransfer().Error(); err != nil {
+			s.cfg.Logger.Warn("could not hand over leadership", "error", err)
+		}
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.raft.Shutdown().Error() }()
+	select {
+	case err := <-stopped:
+		return errors.Join(err, s.log.Close(), s.lock.Close())
+	case <-time.After(s.cfg.DiskStall):
+		// Something is stuck in the kernel or in the state machine, and may
+		// still write: the lock stays.
+		return fmt.Errorf("%w: could not stop within %v", ErrDiskStalled, s.cfg.DiskStall)
+	}
+}
+
+// Status describes a Store to an operator.
 type Status struct {
-	NodeID                                                          string
-	State                                                           string // follower, candidate, leader, shutdown
-	Leader                                                          string // id of the leader as far as known
-	LeaderAddress                                                   string
-	Ready                                                           bool // leads and has committed in its own term
-	Term                                                            uint64
-	FirstIndex, LastIndex, CommitIndex, AppliedIndex, SnapshotIndex uint64
-	Voters, Nonvoters                                               []string
-	DiskFull                                                        bool
-	Err                                                             error // what ended the store, if anything
+	NodeID        string
+	State         string // follower, candidate, leader or shutdown
+	Ready         bool   // leads and has committed in its own term
+	Leader        string // id of the leader, as far as known
+	LeaderAddress string
+	Term          uint64
+
+	FirstIndex, LastIndex     uint64 // of the log
+	CommitIndex, AppliedIndex uint64
+	SnapshotIndex             uint64
+	Voters, Nonvoters         []string // ids
+	DiskFull                  bool
+	Err                       error // what ended the Store, if anything
+}
+
+// Status returns how the node is doing, moment for moment inconsistent.
+func (s *Store) Status() Status {
+	st := Status{
+		NodeID: s.cfg.NodeID, State: stateName(s.raft.State()), Ready: s.IsLeader(),
+		Term: s.Term(), LastIndex: s.raft.LastIndex(), CommitIndex: s.CommitIndex(), AppliedIndex: s.AppliedIndex(),
+		DiskFull: s.guard.full.Load(), Err: s.fail.cause(),
+	}
+	st.Leader, st.LeaderAddress = s.Leader()
+	st.FirstIndex, _ = s.log.FirstIndex()
+	st.SnapshotIndex, _ = s.snaps.newest()
+	for _, server := range s.servers() {
+		if server.Suffrage == raft.Voter {
+			st.Voters = append(st.Voters, string(server.ID))
+		} else {
+			st.Nonvoters = append(st.Nonvoters, string(server.ID))
+		}
+	}
+	return st
+}
+
+func stateName(state raft.RaftState) string {
+	switch state {
+	case raft.Leader:
+		return "leader"
+	case raft.Candidate:
+		return "candidate"
+	case raft.Follower:
+		return "follower"
+	default:
+		return "shutdown"
+	}
+}
+
+// servers returns the latest configuration, committed or not.
+func (s *Store) servers() []raft.Server {
+	return s.raft.GetConfiguration().Configuration().Servers
+}
+
+// soleVoter reports whether this node is the only voter.
+func (s *Store) soleVoter() bool {
+	self := false
+	for _, server := range s.servers() {
+		if server.Suffrage != raft.Voter {
+			continue
+		}
+		if server.ID != raft.ServerID(s.cfg.NodeID) {
+			return false
+		}
+		self = true
+	}
+	return self
 }

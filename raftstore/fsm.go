@@ -1,0 +1,154 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+)
+
+// fsm is the StateMachine as Raft sees it. It knows what has been applied, and
+// lets readers wait for it.
+type fsm struct {
+	sm   StateMachine
+	fail *failure
+
+	applied atomic.Uint64 // last command or configuration that went through
+
+	mu   sync.Mutex
+	more chan struct{} // closed when applied rises
+}
+
+func newFSM(sm StateMachine, fail *failure) *fsm {
+	f := &fsm{sm: sm, fail: fail, more: make(chan struct{})}
+	f.applied.Store(sm.AppliedIndex())
+	return f
+}
+
+// contain makes a panic of the state machine fatal; deferred.
+func (f *fsm) contain(doing string) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if o, ok := p.(openPanic); ok {
+		panic(o)
+	}
+	f.broken(fmt.Errorf("%w: panic in %s: %v\n%s", ErrStateMachine, doing, p, debug.Stack()))
+}
+
+func (f *fsm) broken(err error) {
+	f.fail.fatal(err)
+	f.fail.halt()
+}
+
+// ApplyBatch implements raft.BatchingFSM.
+func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
+	defer f.contain("Apply")
+	if f.fail.cause() != nil {
+		f.fail.halt()
+	}
+	results := make([]any, len(logs))
+	entries := make([]Entry, 0, len(logs))
+	slots := make([]int, 0, len(logs))
+	done := f.sm.AppliedIndex()
+	for i, l := range logs {
+		if l.Type == raft.LogCommand && l.Index > done {
+			entries = append(entries, Entry{Index: l.Index, Term: l.Term, Command: l.Data})
+			slots = append(slots, i)
+		}
+	}
+	if len(entries) > 0 {
+		got := f.sm.Apply(entries)
+		if len(got) != len(entries) {
+			f.broken(fmt.Errorf("%w: %d results for %d entries", ErrStateMachine, len(got), len(entries)))
+		}
+		if at, last := f.sm.AppliedIndex(), entries[len(entries)-1].Index; at != last {
+			f.broken(fmt.Errorf("%w: AppliedIndex is %d after entry %d", ErrStateMachine, at, last))
+		}
+		for i, slot := range slots {
+			results[slot] = got[i]
+		}
+	}
+	f.advance(logs[len(logs)-1].Index)
+	return results
+}
+
+// Apply implements raft.FSM.
+func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
+
+// Restore implements raft.FSM.
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer f.contain("Restore")
+	if err := f.sm.Restore(r); err != nil {
+		// Half of one state and half of another is no state to go on from.
+		f.broken(fmt.Errorf("%w: restore: %w", ErrStateMachine, err))
+	}
+	f.advance(f.sm.AppliedIndex())
+	return nil
+}
+
+// Snapshot implements raft.FSM.
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+	defer f.contain("Snapshot")
+	snap, err := f.sm.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return &fsmSnapshot{f, snap}, nil
+}
+
+type fsmSnapshot struct {
+	fsm  *fsm
+	snap Snapshot
+}
+
+// Persist implements raft.FSMSnapshot. Raft closes the sink.
+func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	defer s.fsm.contain("Persist")
+	return s.snap.Persist(sink)
+}
+
+// Release implements raft.FSMSnapshot.
+func (s *fsmSnapshot) Release() {
+	defer s.fsm.contain("Release")
+	s.snap.Release()
+}
+
+func (f *fsm) advance(index uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if index <= f.applied.Load() {
+		return
+	}
+	f.applied.Store(index)
+	close(f.more)
+	f.more = make(chan struct{})
+}
+
+// wait returns once the entry at index has been applied.
+func (f *fsm) wait(ctx context.Context, index uint64, end <-chan struct{}) error {
+	for f.applied.Load() < index {
+		f.mu.Lock()
+		more := f.more
+		f.mu.Unlock()
+		if f.applied.Load() >= index {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end:
+			return errStopped
+		}
+	}
+	return nil
+}
+
+var errStopped = errors.New("raftstore: stopped")

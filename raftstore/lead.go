@@ -1,0 +1,288 @@
+package raftstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// leadership is what this node knows of its own: the term in which it leads and
+// has committed, or 0.
+type leadership struct {
+	changes chan bool // newest value only
+
+	mu    sync.Mutex
+	epoch int // rises whenever leadership is gained or lost
+	term  uint64
+	floor uint64        // everything up to here was applied when the term began
+	moved chan struct{} // closed when term changes
+}
+
+func newLeadership() *leadership {
+	return &leadership{changes: make(chan bool, 1), moved: make(chan struct{})}
+}
+
+func (l *leadership) get() (term, floor uint64, moved <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.term, l.floor, l.moved
+}
+
+// begin starts a new epoch, in which nothing is established yet.
+func (l *leadership) begin() (epoch int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.epoch++
+	l.set(0, 0)
+	return l.epoch
+}
+
+// gain records leadership, unless the epoch is over.
+func (l *leadership) gain(epoch int, term, floor uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.epoch == epoch {
+		l.set(term, floor)
+	}
+}
+
+// set needs mu.
+func (l *leadership) set(term, floor uint64) {
+	was := l.term
+	if was == term {
+		return
+	}
+	l.term, l.floor = term, floor
+	close(l.moved)
+	l.moved = make(chan struct{})
+	select {
+	case <-l.changes: // nobody has seen it, and it is no longer true
+	default:
+	}
+	l.changes <- term != 0
+}
+
+// transferRetry is how often a leader whose hand-over is under way asks again
+// whether it is still going to lead.
+const transferRetry = 20 * time.Millisecond
+
+// watchLeadership turns what Raft says of its state into what can be relied on:
+// a leader counts once it has committed an entry of its own term, and has
+// applied all that came before.
+func (s *Store) watchLeadership(notify <-chan bool) {
+	defer s.lead.begin()
+	for {
+		select {
+		case leads := <-notify:
+			epoch := s.lead.begin()
+			if leads {
+				go s.establish(epoch)
+			}
+		case <-s.fail.dead:
+			return
+		case <-s.closing:
+			return
+		}
+	}
+}
+
+// establish waits for a barrier to commit in the current term.
+func (s *Store) establish(epoch int) {
+	for {
+		term := s.raft.CurrentTerm()
+		f := s.raft.Barrier(0)
+		err := f.Error()
+		if err == nil {
+			floor := uint64(0)
+			if indexed, ok := f.(raft.IndexFuture); ok {
+				floor = indexed.Index()
+			}
+			s.lead.gain(epoch, term, floor)
+			return
+		}
+		if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+			return // Raft has stepped down
+		}
+		select {
+		case <-time.After(transferRetry):
+		case <-s.closing:
+			return
+		case <-s.fail.dead:
+			return
+		}
+	}
+}
+
+// LeaderChanges tells of leadership: true when this node leads, has committed in
+// its own term and applied everything before; false when it no longer does.
+// Only the newest value is kept, so that after a change and back there may be
+// none or the same again. It is one channel, for one receiver, and is never
+// closed.
+func (s *Store) LeaderChanges() <-chan bool { return s.lead.changes }
+
+// WaitLeader returns the term once this node leads and has committed in it, or
+// the context's error, or ErrClosed.
+func (s *Store) WaitLeader(ctx context.Context) (uint64, error) {
+	for {
+		term, _, moved := s.lead.get()
+		if term != 0 {
+			return term, nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-s.closing:
+			return 0, s.closedError()
+		case <-s.fail.dead:
+			return 0, s.closedError()
+		}
+	}
+}
+
+// IsLeader reports whether this node leads, for all it knows, and has committed
+// in its own term. It is a hint for choosing where to send a request and no
+// licence to read: see ReadIndex.
+func (s *Store) IsLeader() bool {
+	_, ok := s.leading()
+	return ok
+}
+
+// leading returns the term in which this node leads.
+func (s *Store) leading() (term uint64, ok bool) {
+	term, _, _ = s.lead.get()
+	return term, term != 0 && s.fail.cause() == nil && s.raft.State() == raft.Leader && s.raft.CurrentTerm() == term
+}
+
+// Leader returns id and address of the leader as far as known, or nothing.
+func (s *Store) Leader() (id, address string) {
+	a, i := s.raft.LeaderWithID()
+	return string(i), string(a)
+}
+
+// Term returns the current term: the one that a TermReader asks a peer for.
+func (s *Store) Term() uint64 { return s.raft.CurrentTerm() }
+
+// CommitIndex returns the index up to which this node knows that entries are
+// committed.
+func (s *Store) CommitIndex() uint64 { return s.raft.CommitIndex() }
+
+// AppliedIndex returns the index of the last command or configuration that has
+// gone through the state machine here. Raft's own entries are not counted, so
+// that it stays a little behind CommitIndex.
+func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.Load() }
+
+// ReadIndex makes a read linearizable. When it returns, the state machine here
+// has applied every command up to the returned index, and with it every command
+// that had been acknowledged, by any leader, before ReadIndex was called. Only
+// the leader can answer: ErrNotLeader elsewhere, or when it could not make sure.
+//
+// The only voter leads as long as it says so, since nobody else could be
+// elected. With other voters, a majority must have confirmed its term after the
+// call (raft's VerifyLeader also counts answers to what was asked before).
+func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	select {
+	case <-s.closing:
+		return 0, s.closedError()
+	case <-s.fail.dead:
+		return 0, s.closedError()
+	default:
+	}
+	term, ok := s.leading()
+	if !ok {
+		return 0, ErrNotLeader
+	}
+	commit := s.raft.CommitIndex()
+	if err := s.confirm(ctx, term); err != nil {
+		return 0, err
+	}
+	if now, ok := s.leading(); !ok || now != term {
+		return 0, ErrNotLeader
+	}
+	need, err := s.lastCommand(commit)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.fsm.wait(ctx, need, s.fail.dead); errors.Is(err, errStopped) {
+		return 0, s.closedError()
+	} else if err != nil {
+		return 0, err
+	}
+	return commit, nil
+}
+
+// confirm returns nil once a majority of the voters is known to be in term.
+func (s *Store) confirm(ctx context.Context, term uint64) error {
+	var others []raft.Server
+	votes, voters := 0, 0
+	for _, server := range s.servers() {
+		switch {
+		case server.Suffrage != raft.Voter:
+		case server.ID == raft.ServerID(s.cfg.NodeID):
+			voters++
+			votes++
+		default:
+			voters++
+			others = append(others, server)
+		}
+	}
+	need := voters/2 + 1
+	if votes >= need {
+		return nil
+	}
+	if s.cfg.Peers == nil {
+		return fmt.Errorf("%w: no way to ask the other voters", ErrNotLeader)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout)
+	defer cancel()
+	answers := make(chan bool, len(others))
+	for _, server := range others {
+		go func() {
+			got, err := s.cfg.Peers.Term(ctx, string(server.ID), string(server.Address))
+			answers <- err == nil && got == term
+		}()
+	}
+	for range others {
+		select {
+		case yes := <-answers:
+			if yes {
+				votes++
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("%w: the other voters did not answer: %w", ErrNotLeader, ctx.Err())
+		}
+		if votes >= need {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: %d of %d voters confirmed term %d", ErrNotLeader, votes, voters, term)
+}
+
+// lastCommand returns the index of the last entry up to commit that goes
+// through the state machine, as far as it may still be waiting to. Raft keeps
+// its own entries to itself, so that the state machine never gets to their
+// index.
+func (s *Store) lastCommand(commit uint64) (uint64, error) {
+	_, floor, _ := s.lead.get()
+	var l raft.Log
+	for index := commit; index > max(floor, s.fsm.applied.Load()); index-- {
+		err := s.log.GetLog(index, &l)
+		switch {
+		case errors.Is(err, raft.ErrLogNotFound): // in a snapshot, so it was applied
+			return 0, nil
+		case err != nil:
+			s.fail.fatal(err)
+			return 0, s.closedError()
+		case l.Type == raft.LogCommand || l.Type == raft.LogConfiguration:
+			return index, nil
+		}
+	}
+	return 0, nil
+}
