@@ -166,6 +166,8 @@ type Clearance struct {
 	path    BudgetPath
 	holders []HolderKey // asked about and alive: asked again after a wait
 	devices []DeviceID
+	ends    int64 // earliest end that a caveat named, Unix milliseconds; 0 if none did
+	bound   bool  // a caveat named this one request
 }
 
 func (cl *Clearance) reset() {
