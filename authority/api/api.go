@@ -328,7 +328,8 @@ type LeaseResponse struct {
 
 // ReturnRequest gives unspent calls back and closes the lease.
 type ReturnRequest struct {
-	Unspent uint64 `json:"unspent"`
+	Audience string `json:"audience"` // of the lease's token: what the caller is authorized for
+	Unspent  uint64 `json:"unspent"`
 }
 
 // ReturnResponse says what was credited: 0 for a lease unknown or closed.
@@ -379,10 +380,21 @@ type EpochList struct {
 	Generations map[string]uint32 `json:"generations"` // of audiences that were rekeyed
 }
 
+// RotateRequest publishes the next master key.
+type RotateRequest struct {
+	Reason string `json:"reason"`
+}
+
 // RekeyRequest moves one audience to its next generation.
 type RekeyRequest struct {
 	Audience string `json:"audience"`
 	Reason   string `json:"reason"`
+}
+
+// RekeyResponse is the audience's new generation.
+type RekeyResponse struct {
+	Audience   string `json:"audience"`
+	Generation uint32 `json:"generation"`
 }
 
 // VerifyRequest asks whether exactly this token set is genuine.
