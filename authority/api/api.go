@@ -328,8 +328,7 @@ type LeaseResponse struct {
 
 // ReturnRequest gives unspent calls back and closes the lease.
 type ReturnRequest struct {
-	Audience string `json:"audience"` // of the lease's token: what the caller is authorized for
-	Unspent  uint64 `json:"unspent"`
+	Unspent uint64 `json:"unspent"`
 }
 
 // ReturnResponse says what was credited: 0 for a lease unknown or closed.
@@ -378,11 +377,6 @@ type EpochInfo struct {
 type EpochList struct {
 	Epochs      []EpochInfo       `json:"epochs"`
 	Generations map[string]uint32 `json:"generations"` // of audiences that were rekeyed
-}
-
-// RotateRequest publishes the next master key.
-type RotateRequest struct {
-	Reason string `json:"reason"`
 }
 
 // RekeyRequest moves one audience to its next generation.

@@ -79,12 +79,19 @@ func (c *Client) RevokeSelf(ctx context.Context, r api.SelfRevokeRequest) (*api.
 	return answer[api.RevokeResponse](ctx, c, k)
 }
 
-// Revocations lists one page of the revocations in force. cursor is Next of the
-// page before; limit 0 is the node's default.
-func (c *Client) Revocations(ctx context.Context, cursor string, limit int) (*api.RevocationList, error) {
+// RevocationQuery selects revocations; zero fields select all.
+type RevocationQuery struct {
+	Kind   api.RevocationKind
+	Cursor string // Next of the page before
+	Limit  int    // of a page; 0: the node's default
+}
+
+// Revocations lists one page of the revocations in force.
+func (c *Client) Revocations(ctx context.Context, q RevocationQuery) (*api.RevocationList, error) {
 	v := url.Values{}
-	setIf(v, "cursor", cursor)
-	setLimit(v, limit)
+	setIf(v, "kind", string(q.Kind))
+	setIf(v, "cursor", q.Cursor)
+	setLimit(v, q.Limit)
 	return answer[api.RevocationList](ctx, c, get("/v1/revocations", v))
 }
 
@@ -120,8 +127,8 @@ func (c *Client) Epochs(ctx context.Context) (*api.EpochList, error) {
 }
 
 // Rotate publishes the next master key.
-func (c *Client) Rotate(ctx context.Context, r api.RotateRequest) (*api.EpochInfo, error) {
-	return answer[api.EpochInfo](ctx, c, change("/v1/keys/rotate", r))
+func (c *Client) Rotate(ctx context.Context) (*api.EpochInfo, error) {
+	return answer[api.EpochInfo](ctx, c, change("/v1/keys/rotate", struct{}{}))
 }
 
 // Rekey moves one audience to its next generation.
@@ -145,10 +152,8 @@ func (c *Client) Services(ctx context.Context) (*api.ServiceList, error) {
 }
 
 // RemoveService removes a service and revokes its credentials.
-func (c *Client) RemoveService(ctx context.Context, name, reason string) (*api.RevokeResponse, error) {
-	k := call{method: http.MethodDelete, path: "/v1/services/" + url.PathEscape(name), query: url.Values{}, change: true}
-	setIf(k.query, "reason", reason)
-	return answer[api.RevokeResponse](ctx, c, k)
+func (c *Client) RemoveService(ctx context.Context, name string) error {
+	return c.do(ctx, call{method: http.MethodDelete, path: "/v1/services/" + url.PathEscape(name), change: true}, nil)
 }
 
 // Join exchanges a join secret for the service's credential, once. It needs no
