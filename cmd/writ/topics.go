@@ -1,0 +1,88 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// topics are help without a command: writ help NAME.
+var topics = []struct{ name, short, text string }{
+	{"exit-codes", "what a command's exit code means", `
+  0  done; for verify: allow
+  1  an error: nothing was decided, or nothing was done; usage errors too
+  2  verify only: deny
+
+With --output json an error is one JSON object on standard error:
+
+  {"code": "unreachable", "error": "…", "hint": "…"}
+
+Codes are stable. Those of a refusal are the ones that services answer with.
+
+  writ verify --action read < t || test $? -eq 2 && echo denied`},
+	{"environment", "the variables that commands read", `
+  WRIT_ADDR            addresses of the authority, HOST:PORT, apart by commas
+  WRIT_CA_FINGERPRINT  SHA-256 of the authority's CA certificate, in hexadecimal
+  WRIT_TOKEN_FILE      file with the credential that commands act with
+  WRIT_TOKEN           that credential itself, where a file is impossible
+  WRIT_DEV_DIR         the directory of a writ dev, for writ dev --stop
+  WRIT_…               every key of the configuration of writ serve, in capitals:
+                       data_dir is WRIT_DATA_DIR
+
+Flags win over the environment, and the environment over a configuration file.
+The token that a command works on comes from standard input or --token-file,
+never from the environment and never from the command line.
+
+  writ dev --detach > env && . ./env`},
+	{"caveats", "the conditions that narrow a token", `
+Conditions are a conjunction: each one only narrows. One that a service does not
+know denies.
+
+  time-before T               before this moment (RFC 3339)
+  time-after T                after this moment
+  action A B …                the action is one of these
+  resource P Q …              the resource matches one pattern: exact, files/reports/**
+                              (everything under), files/*/meta (one segment)
+  argument NAME op VALUE      a limit on an argument of the call
+  service S …                 the service is one of these
+  client-ip CIDR …            the caller's address
+  max-calls N                 at most N calls through this point of the tree
+  max-rate N/D                at most N calls in D (1s, 1m, …) at each verifier
+  context KEY op VALUE        a fact that the service supplies
+  holder K …                  proof of possession of one of these keys (jkt:…, x5t:…)
+  request HASH                this one request
+  branch [LABEL]              always true; names the branch, so that it can be revoked
+  device ID                   denies when that device is revoked
+  log LEVEL                   the service must log the call
+  ext:NAME …                  a service's own condition
+
+writ inspect says in plain English what each condition of a token demands.
+
+  writ attenuate -c 'action read' -c 'resource files/reports/**' < t > t2`},
+}
+
+func helpTopics() []*cobra.Command {
+	var out []*cobra.Command
+	for _, t := range topics {
+		out = append(out, &cobra.Command{Use: t.name, Short: t.short, Long: sentence(t.short) + "\n" + strings.TrimRight(t.text, "\n")})
+	}
+	return out
+}
+
+// newHelp is cobra's help command, with messages and exit codes like ours.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "help about any command or topic",
+		Long:    "Help about any command or topic.",
+		Example: "  writ help caveats",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 || found == nil {
+				return usage(root, "no help for %q", strings.Join(args, " "))
+			}
+			found.InitDefaultHelpFlag()
+			return found.Help()
+		},
+	}
+}
