@@ -34,6 +34,9 @@ type boltLog struct {
 	db   *bbolt.DB
 	path string
 
+	file *os.File // for reserve
+	size int64    // of the file, as far as space is reserved; belongs to the write transaction
+
 	mu          sync.RWMutex // guards what follows; never held across a transaction
 	first, last uint64       // of the log, 0 and 0 when empty
 	staged      uint64       // commit index to be written with the next append
@@ -57,7 +60,11 @@ func openLog(path string) (_ *boltLog, err error) {
 		return nil, fmt.Errorf("raftstore: open %s: %w", path, diskFull(err))
 	}
 	b := &boltLog{db: db, path: path}
-	err = b.update(func(tx *bbolt.Tx) error {
+	if b.file, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("raftstore: %w", err)
+	}
+	err = b.update(0, func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketLog, bucketStable, bucketCommit} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -76,14 +83,14 @@ func openLog(path string) (_ *boltLog, err error) {
 		})
 	}
 	if err != nil {
-		db.Close()
+		b.Close()
 		return nil, err
 	}
 	b.staged = b.committed
 	return b, nil
 }
 
-func (b *boltLog) Close() error { return b.db.Close() }
+func (b *boltLog) Close() error { return errors.Join(b.db.Close(), b.file.Close()) }
 
 // IsMonotonic tells Raft that gaps are refused, so that it clears the log when
 // a snapshot takes its place.
@@ -145,7 +152,7 @@ func (b *boltLog) StoreLogs(logs []*raft.Log) error {
 	// bbolt wants keys and values untouched until the transaction ends: one
 	// piece of memory for all of them, big enough never to move.
 	arena := make([]byte, 0, size)
-	err := b.update(func(tx *bbolt.Tx) error {
+	err := b.update(size, func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketLog)
 		bucket.FillPercent = 1 // keys only rise
 		for _, l := range logs {
@@ -215,7 +222,7 @@ func (b *boltLog) DeleteRange(lo, hi uint64) error {
 
 // deleteRecords deletes the records from to to, in one transaction.
 func (b *boltLog) deleteRecords(from, to uint64) error {
-	return b.update(func(tx *bbolt.Tx) error {
+	return b.update(0, func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketLog)
 		for index := from; index <= to; index++ {
 			if err := bucket.Delete(indexKey(index)); err != nil {
@@ -243,7 +250,7 @@ func (b *boltLog) GetCommitIndex() (uint64, error) {
 
 // Set stores a value durably.
 func (b *boltLog) Set(key, val []byte) error {
-	return b.update(func(tx *bbolt.Tx) error {
+	return b.update(len(val), func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketStable).Put(key, sealValue(key, val))
 	})
 }
@@ -292,12 +299,16 @@ func (b *boltLog) view(fn func(*bbolt.Tx) error) (err error) {
 	return err
 }
 
-// update runs fn in a read-write transaction and commits it.
-func (b *boltLog) update(fn func(*bbolt.Tx) error) (err error) {
+// update runs fn, which puts up to size bytes, in a read-write transaction and
+// commits it.
+func (b *boltLog) update(size int, fn func(*bbolt.Tx) error) (err error) {
 	defer catch(b.path, &err)()
 	txid := 0
 	err = b.db.Update(func(tx *bbolt.Tx) error {
 		txid = tx.ID()
+		if err := b.reserve(tx.Size() + 2*int64(size) + spareSpace); err != nil {
+			return err
+		}
 		return fn(tx)
 	})
 	if err == nil || !outOfSpace(err) {
@@ -315,6 +326,46 @@ func (b *boltLog) update(fn func(*bbolt.Tx) error) (err error) {
 		return fmt.Errorf("raftstore: %s: sync failed: %v", b.path, err) // hides ENOSPC: not for retrying
 	}
 	return diskFull(err)
+}
+
+const (
+	// spareSpace, in bytes, is what a transaction finds reserved beyond twice
+	// what it puts: the pages on the way to the root, and room for a term and a
+	// vote to be saved when the next append no longer fits.
+	spareSpace = 256 << 10
+	// growSpace, in bytes, is how much is reserved at a time.
+	growSpace = 4 << 20
+)
+
+// reserve makes the file need bytes long, with the blocks to go with it, or more
+// while there is room. So a full disk shows here, before anything is written,
+// where bbolt would lengthen the file sparsely and run into it halfway (and
+// would lose the error's kind).
+func (b *boltLog) reserve(need int64) error {
+	if b.size == 0 {
+		fi, err := b.file.Stat()
+		if err != nil {
+			return err
+		}
+		b.size = fi.Size()
+	}
+	if need <= b.size {
+		return nil
+	}
+	size := need + growSpace
+	err := allocate(b.file, b.size, size)
+	if err != nil && outOfSpace(err) {
+		size = need
+		err = allocate(b.file, b.size, size)
+	}
+	if err != nil {
+		return fmt.Errorf("raftstore: %s: %w", b.path, err)
+	}
+	if err := b.file.Sync(); err != nil {
+		return fmt.Errorf("raftstore: %s: sync failed: %v", b.path, err) // hides ENOSPC: not for retrying
+	}
+	b.size = size
+	return nil
 }
 
 var errMetaWritten = errors.New("meta page written")
