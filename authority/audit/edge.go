@@ -35,7 +35,7 @@ type Edge struct {
 }
 
 // Size returns the number of records in the tree.
-func (e *Edge) Size() int64 { return e.size }
+func (e Edge) Size() int64 { return e.size }
 
 // Append adds the record with this hash to the tree. It panics when the tree is full, at [MaxSize] records.
 func (e *Edge) Append(record Hash) { e.append(record, nil) }
@@ -58,7 +58,7 @@ func (e *Edge) append(h Hash, stored []byte) []byte {
 }
 
 // Root returns the root of the tree; for the empty tree SHA-256 of the empty string.
-func (e *Edge) Root() Hash {
+func (e Edge) Root() Hash {
 	if e.size == 0 {
 		return sha256.Sum256(nil)
 	}

@@ -80,3 +80,7 @@ func lay(t testing.TB, dir string, all map[string][]byte) {
 		must(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
 	}
 }
+
+func writeFile(dir, name string, b []byte) error {
+	return os.WriteFile(filepath.Join(dir, name), b, 0o600)
+}

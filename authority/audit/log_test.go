@@ -442,6 +442,20 @@ func (f flaky) Sync() error {
 	return f.file.Sync()
 }
 
+// withoutSync spares tests that open thousands of logs the disk.
+func withoutSync(l *Log) error {
+	open := l.openFile
+	l.openFile = func(path string, flag int) (file, error) {
+		under, err := open(path, flag)
+		return unsynced{under}, err
+	}
+	return nil
+}
+
+type unsynced struct{ file }
+
+func (unsynced) Sync() error { return nil }
+
 func withFaults(f *faults) Option {
 	return func(l *Log) error {
 		open := l.openFile

@@ -280,7 +280,7 @@ func (l *Log) checkFull(first, next int64) error {
 	defer f.Close()
 	r := io.NewSectionReader(f, int64(p.offset), math.MaxInt64-int64(p.offset))
 	if _, _, err := readFrame(r, next-1, nil); err != nil {
-		return &CorruptError{File: segmentName(first), Offset: int64(p.offset), Reason: fmt.Sprintf("record %d: %v", next-1, err)}
+		return &CorruptError{File: segmentName(first), Offset: int64(p.offset), Reason: fmt.Sprintf("does not end with record %d: damaged, or the next segment is missing", next-1)}
 	}
 	end, _ := r.Seek(0, io.SeekCurrent)
 	if info, err := f.Stat(); err != nil || info.Size() != end+int64(p.offset) {

@@ -92,7 +92,7 @@ func (v *dirVerifier) open(name string) (*stream, error) {
 	if err != nil {
 		return nil, missing(name, err)
 	}
-	return &stream{name: name, file: f, r: bufio.NewReaderSize(f, 1<<16)}, nil
+	return &stream{name: name, file: f, r: bufio.NewReaderSize(f, 1<<14)}, nil
 }
 
 func (s *stream) Read(b []byte) (int, error) {
