@@ -48,7 +48,6 @@ func boltOptions() *bbolt.Options {
 		Timeout:        time.Second,
 		NoFreelistSync: true,
 		FreelistType:   bbolt.FreelistMapType,
-		NoStatistics:   true,
 	}
 }
 
@@ -64,7 +63,7 @@ func openLog(path string) (_ *boltLog, err error) {
 		db.Close()
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
-	err = b.update(0, func(tx *bbolt.Tx) error {
+	err = b.update(smallSpace, func(tx *bbolt.Tx) error {
 		for _, name := range [][]byte{bucketLog, bucketStable, bucketCommit} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -152,7 +151,7 @@ func (b *boltLog) StoreLogs(logs []*raft.Log) error {
 	// bbolt wants keys and values untouched until the transaction ends: one
 	// piece of memory for all of them, big enough never to move.
 	arena := make([]byte, 0, size)
-	err := b.update(size, func(tx *bbolt.Tx) error {
+	err := b.update(2*int64(size)+spareSpace, func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketLog)
 		bucket.FillPercent = 1 // keys only rise
 		for _, l := range logs {
@@ -222,7 +221,7 @@ func (b *boltLog) DeleteRange(lo, hi uint64) error {
 
 // deleteRecords deletes the records from to to, in one transaction.
 func (b *boltLog) deleteRecords(from, to uint64) error {
-	return b.update(0, func(tx *bbolt.Tx) error {
+	return b.update(smallSpace, func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketLog)
 		for index := from; index <= to; index++ {
 			if err := bucket.Delete(indexKey(index)); err != nil {
@@ -250,7 +249,7 @@ func (b *boltLog) GetCommitIndex() (uint64, error) {
 
 // Set stores a value durably.
 func (b *boltLog) Set(key, val []byte) error {
-	return b.update(len(val), func(tx *bbolt.Tx) error {
+	return b.update(2*int64(len(val))+smallSpace, func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketStable).Put(key, sealValue(key, val))
 	})
 }
@@ -299,14 +298,14 @@ func (b *boltLog) view(fn func(*bbolt.Tx) error) (err error) {
 	return err
 }
 
-// update runs fn, which puts up to size bytes, in a read-write transaction and
-// commits it.
-func (b *boltLog) update(size int, fn func(*bbolt.Tx) error) (err error) {
+// update runs fn, which takes up to space bytes of new pages, in a read-write
+// transaction and commits it.
+func (b *boltLog) update(space int64, fn func(*bbolt.Tx) error) (err error) {
 	defer catch(b.path, &err)()
 	txid := 0
 	err = b.db.Update(func(tx *bbolt.Tx) error {
 		txid = tx.ID()
-		if err := b.reserve(tx.Size() + 2*int64(size) + spareSpace); err != nil {
+		if err := b.reserve(tx.Size(), space); err != nil {
 			return err
 		}
 		return fn(tx)
@@ -328,20 +327,18 @@ func (b *boltLog) update(size int, fn func(*bbolt.Tx) error) (err error) {
 	return diskFull(err)
 }
 
+// Space for a transaction, in bytes.
 const (
-	// spareSpace, in bytes, is what a transaction finds reserved beyond twice
-	// what it puts: the pages on the way to the root, and room for a term and a
-	// vote to be saved when the next append no longer fits.
-	spareSpace = 256 << 10
-	// growSpace, in bytes, is how much is reserved at a time.
-	growSpace = 4 << 20
+	smallSpace = 64 << 10  // for one that writes the pages on the way to the root
+	spareSpace = 256 << 10 // left by an append, for a term and a vote when the next no longer fits
+	growSpace  = 4 << 20   // reserved at a time
 )
 
-// reserve makes the file need bytes long, with the blocks to go with it, or more
-// while there is room. So a full disk shows here, before anything is written,
-// where bbolt would lengthen the file sparsely and run into it halfway (and
-// would lose the error's kind).
-func (b *boltLog) reserve(need int64) error {
+// reserve makes the file longer by space than its pages in use, with the blocks
+// to go with it, or more while there is room. So a full disk shows here, before
+// anything is written, where bbolt would lengthen the file sparsely and run into
+// it halfway (and would lose the error's kind).
+func (b *boltLog) reserve(used, space int64) error {
 	if b.size == 0 {
 		fi, err := b.file.Stat()
 		if err != nil {
@@ -349,6 +346,7 @@ func (b *boltLog) reserve(need int64) error {
 		}
 		b.size = fi.Size()
 	}
+	need := used + space
 	if need <= b.size {
 		return nil
 	}
@@ -358,6 +356,9 @@ func (b *boltLog) reserve(need int64) error {
 		size = need
 		err = allocate(b.file, b.size, size)
 	}
+	if err != nil && outOfSpace(err) && b.freeSpace() >= space {
+		return nil // a truncation left room within
+	}
 	if err != nil {
 		return fmt.Errorf("raftstore: %s: %w", b.path, err)
 	}
@@ -366,6 +367,11 @@ func (b *boltLog) reserve(need int64) error {
 	}
 	b.size = size
 	return nil
+}
+
+// freeSpace is how many bytes the free pages in the file make.
+func (b *boltLog) freeSpace() int64 {
+	return int64(b.db.Stats().FreePageN) * int64(b.db.Info().PageSize)
 }
 
 var errMetaWritten = errors.New("meta page written")
