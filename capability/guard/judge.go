@@ -133,6 +133,18 @@ func (j *Judge) Deny(ctx context.Context, err error, req *capability.Request, wh
 	return d
 }
 
+// BadRequest logs that a call is malformed or ambiguous, whatever its token,
+// and returns the reference. The adapters use it; req may be nil.
+func (j *Judge) BadRequest(ctx context.Context, err error, req *capability.Request, where string) (reference string) {
+	return j.badShape(ctx, "bad_request", err, req, where)
+}
+
+func (j *Judge) badShape(ctx context.Context, code string, err error, req *capability.Request, where string) string {
+	reference := j.reference()
+	j.log(ctx, slog.LevelInfo, code, reference, err, req, where)
+	return reference
+}
+
 func (j *Judge) log(ctx context.Context, level slog.Level, code, reference string, err error, req *capability.Request, where string) {
 	if !j.logger.Enabled(ctx, level) {
 		return

@@ -2,7 +2,6 @@ package guard
 
 import (
 	"errors"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -64,8 +63,7 @@ func shape(err error) error {
 func (s *settings) refuse(w http.ResponseWriter, r *http.Request, err error, req *capability.Request, where string) {
 	var p problem
 	if e, ok := errors.AsType[*shapeError](err); ok {
-		p = problem{status: e.status, code: e.code, reference: s.reference()}
-		s.log(r.Context(), slog.LevelInfo, e.code, p.reference, err, req, where)
+		p = problem{status: e.status, code: e.code, reference: s.badShape(r.Context(), e.code, err, req, where)}
 	} else {
 		d, ok := errors.AsType[*Denial](err)
 		if !ok {
