@@ -115,7 +115,9 @@ Begin with a throw-away authority:
 			root.AddCommand(c)
 		}
 	}
-	add("tokens", newAttenuate(a), newInspect(a))
+	add("tokens", newMint(a), newAttenuate(a), newInspect(a), newVerify(a), newRevoke(a))
+	add("authority", newTokens(a), newService(a), newKeys(a), newAudit(a))
+	add("operate", newDoctor(a))
 	root.AddCommand(newVersion(a), newCompletion(a))
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(newHelp(root))

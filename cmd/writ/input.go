@@ -29,17 +29,25 @@ func (t *tokenFlags) read(cmd *cobra.Command) (*capability.Token, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseSet(words)
+}
+
+// parseSet parses a token and the discharges after it.
+func parseSet(words []string) (*capability.Token, error) {
+	if len(words) == 0 {
+		return nil, capability.CodeMalformed
+	}
 	token, err := capability.Parse(words[0])
 	if err != nil {
-		return nil, fail("token", err)
+		return nil, err
 	}
 	for _, word := range words[1:] {
 		discharge, err := capability.Parse(word)
 		if err != nil {
-			return nil, fail("discharge", err)
+			return nil, err
 		}
 		if token, err = token.WithDischarges(discharge); err != nil {
-			return nil, fail("discharge", err)
+			return nil, err
 		}
 	}
 	return token, nil

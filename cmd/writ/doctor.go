@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/capability"
+)
+
+type doctorOptions struct {
+	conn connection
+	dir  string
+}
+
+func newDoctor(a *app) *cobra.Command {
+	var o doctorOptions
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "look for what is wrong between here and the authority",
+		Long: `Look for what is wrong between here and the authority: configuration, credential,
+reachability, the pinned certificate, the clock; and with --data-dir, on a node, the
+modes of its files and the space on its disk. It changes nothing.
+
+Exit code 1 says that something failed.`,
+		Example: "  writ doctor",
+		Args:    noArguments,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd, &o) },
+	}
+	o.conn.add(cmd)
+	cmd.Flags().StringVar(&o.dir, "data-dir", "", "look at the data `directory` of a node here, too")
+	return cmd
+}
+
+// finding is the outcome of one check.
+type finding struct {
+	Check  string `json:"check"`
+	Result string `json:"result"` // ok, warn or fail
+	Detail string `json:"detail"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// findings collects them.
+type findings []finding
+
+func (f *findings) ok(check, format string, args ...any) {
+	*f = append(*f, finding{Check: check, Result: "ok", Detail: fmt.Sprintf(format, args...)})
+}
+
+func (f *findings) warn(check, hint, format string, args ...any) {
+	*f = append(*f, finding{Check: check, Result: "warn", Detail: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (f *findings) fail(check string, err error) {
+	e := explain(err)
+	*f = append(*f, finding{Check: check, Result: "fail", Detail: e.Message, Hint: e.Hint})
+}
+
+func (a *app) doctor(cmd *cobra.Command, o *doctorOptions) error {
+	var f findings
+	a.checkAuthority(cmd.Context(), o, &f)
+	if o.dir != "" {
+		checkDataDir(o.dir, &f)
+	}
+	bad := 0
+	for _, x := range f {
+		if x.Result == "fail" {
+			bad++
+		}
+	}
+	err := a.emit(cmd, f, func(p *printer) {
+		for _, x := range f {
+			p.line("%-4s  %-12s %s", x.Result, x.Check, x.Detail)
+			if x.Hint != "" {
+				p.line("%-4s  %-12s hint: %s", "", "", x.Hint)
+			}
+		}
+	})
+	if err == nil && bad > 0 {
+		err = &failure{Code: "unwell", Message: fmt.Sprintf("%d of %d checks failed", bad, len(f))}
+	}
+	return err
+}
+
+func (a *app) checkAuthority(ctx context.Context, o *doctorOptions, f *findings) {
+	cfg, err := o.conn.config(a)
+	if err != nil {
+		f.fail("config", err)
+		return
+	}
+	f.ok("config", "%d address(es), CA pinned", len(cfg.Addrs))
+	a.checkCredential(&cfg, f)
+	for _, addr := range cfg.Addrs {
+		one := cfg
+		one.Addrs, one.Attempts = []string{addr}, 1
+		c, err := client.New(one)
+		if err != nil {
+			f.fail("address", err)
+			continue
+		}
+		a.checkNode(ctx, addr, c, f)
+		c.Close()
+	}
+}
+
+func (a *app) checkCredential(cfg *client.Config, f *findings) {
+	text := cfg.Token
+	if cfg.TokenFile != "" {
+		info, err := os.Stat(cfg.TokenFile)
+		if err != nil {
+			f.fail("credential", err)
+			return
+		}
+		if mode := info.Mode().Perm(); mode&0o077 != 0 {
+			f.warn("credential", "chmod 600 "+cfg.TokenFile, "%s has mode %04o: others can read it", cfg.TokenFile, mode)
+		}
+		b, err := os.ReadFile(cfg.TokenFile)
+		if err != nil {
+			f.fail("credential", err)
+			return
+		}
+		text = string(b)
+	}
+	if text == "" {
+		f.warn("credential", "set WRIT_TOKEN_FILE", "none: only what needs no credential works")
+		return
+	}
+	token, err := parseSet(strings.Fields(text))
+	if err != nil {
+		f.fail("credential", err)
+		return
+	}
+	ins, err := token.Inspect()
+	if err != nil {
+		f.fail("credential", err)
+		return
+	}
+	id := ins.Identifier
+	switch left := id.NotAfter.Sub(a.now()); {
+	case id.Audience != api.AdminAudience:
+		f.fail("credential", &failure{Message: fmt.Sprintf("it is for the audience %s, not %s", id.Audience, api.AdminAudience), Hint: problemHints[api.CodeUnauthorized]})
+	case left < 0:
+		f.fail("credential", capability.CodeExpired)
+	case left < 72*time.Hour && left < id.NotAfter.Sub(id.ID.Time())/3:
+		f.warn("credential", "a service renews its own; an operator mints the next one with this one", "%s ends %s", id.Subject, a.when(id.NotAfter))
+	default:
+		f.ok("credential", "%s, not after %s (unverified)", id.Subject, a.when(id.NotAfter))
+	}
+}
+
+func (a *app) checkNode(ctx context.Context, addr string, c *client.Client, f *findings) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	start := time.Now()
+	if err := c.Ready(ctx); err != nil {
+		f.fail("reach", fail(addr, err))
+		return
+	}
+	f.ok("reach", "%s is ready, certificate as pinned, %s", addr, time.Since(start).Round(100*time.Microsecond))
+	status, err := c.Status(ctx)
+	if err != nil {
+		f.fail("status", fail(addr, err))
+		return
+	}
+	role := "follower"
+	if status.Leader {
+		role = "leader"
+	}
+	f.ok("status", "node %s of %s, %s, %s, index %d, epoch %d", status.Node, status.Cluster, status.Version, role, status.Applied, status.Epoch)
+}
+
+// checkDataDir looks at a node's data directory without opening it.
+func checkDataDir(dir string, f *findings) {
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		f.fail("data dir", err)
+		return
+	case !info.IsDir():
+		f.fail("data dir", errors.New(dir+" is no directory"))
+		return
+	case info.Mode().Perm()&0o077 != 0:
+		f.fail("data dir", &failure{Message: fmt.Sprintf("%s has mode %04o", dir, info.Mode().Perm()), Hint: "chmod 700 " + dir})
+	default:
+		f.ok("data dir", "%s has mode %04o", dir, info.Mode().Perm())
+	}
+	free, err := diskFree(dir)
+	switch {
+	case err != nil:
+		f.fail("disk", err)
+	case free < 1<<30:
+		f.warn("disk", "the authority stops taking changes when the disk is full", "%d MiB free", free>>20)
+	default:
+		f.ok("disk", "%d GiB free", free>>30)
+	}
+}

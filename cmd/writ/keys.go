@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/authority/api"
+)
+
+func newKeys(a *app) *cobra.Command {
+	return group("keys", "look at and change the keys that tokens are minted with",
+		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a))
+}
+
+func newKeysEpochs(a *app) *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:   "epochs",
+		Short: "list the epochs of the master key",
+		Long:  "List the epochs of the master key, and the audiences that were rekeyed. No key is shown.",
+		Example: `  writ keys epochs
+  writ keys epochs --output json`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			list, err := c.Epochs(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.emit(cmd, list, func(p *printer) {
+				var rows [][]string
+				for _, e := range list.Epochs {
+					rows = append(rows, []string{strconv.FormatUint(uint64(e.Epoch), 10), e.State, a.when(e.Published), a.when(e.MintsFrom), a.when(e.Until)})
+				}
+				p.table([]string{"EPOCH", "STATE", "PUBLISHED", "MINTS FROM", "VERIFIES UNTIL"}, rows)
+				for _, audience := range slices.Sorted(maps.Keys(list.Generations)) {
+					p.line("audience %s is at generation %d", audience, list.Generations[audience])
+				}
+			})
+		},
+	}
+	conn.add(cmd)
+	return cmd
+}
+
+func newKeysRotate(a *app) *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "publish the next master key",
+		Long: `Publish the next master key. Nothing is minted with it before every service can
+have it; what was minted before goes on until it ends.`,
+		Example: "  writ keys rotate",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			e, err := c.Rotate(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.emit(cmd, e, func(p *printer) { p.line("epoch %d mints from %s", e.Epoch, a.when(e.MintsFrom)) })
+		},
+	}
+	conn.add(cmd)
+	return cmd
+}
+
+func newKeysRekey(a *app) *cobra.Command {
+	var conn connection
+	var r api.RekeyRequest
+	cmd := &cobra.Command{
+		Use:   "rekey",
+		Short: "give one audience a new key, when a service of it was compromised",
+		Long: `Give one audience a new key, when a service that held the old one was compromised.
+Tokens under the old key go on until they end; to end them now, revoke the audience
+as well (writ revoke --for-audience).`,
+		Example: "  writ keys rekey --audience corp --reason 'files was broken into'",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if r.Audience == "" || r.Reason == "" {
+				return usage(cmd, "--audience and --reason are required")
+			}
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			done, err := c.Rekey(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			return a.emit(cmd, done, func(p *printer) { p.line("%s", fmt.Sprintf("audience %s was rekeyed", r.Audience)) })
+		},
+	}
+	conn.add(cmd)
+	cmd.Flags().StringVar(&r.Audience, "audience", "", "the `audience`")
+	cmd.Flags().StringVar(&r.Reason, "reason", "", "`why`, for the audit log")
+	return cmd
+}

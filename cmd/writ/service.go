@@ -1,0 +1,170 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/authority/api"
+)
+
+func newService(a *app) *cobra.Command {
+	return group("service", "manage the services that verify tokens",
+		newServiceAdd(a), newServiceList(a), newServiceRemove(a), newServiceJoin(a))
+}
+
+func newServiceAdd(a *app) *cobra.Command {
+	var conn connection
+	var r api.ServiceRequest
+	cmd := &cobra.Command{
+		Use:   "add NAME",
+		Short: "add a service and print its single-use join secret",
+		Long: `Add a service and print its single-use join secret, which writ service join
+exchanges for the service's own credential.
+
+A service with keys of an audience can mint for that audience, and for nothing
+else. Where services of several owners share an audience, add them with --keyless:
+they verify through the authority.`,
+		Example: `  writ service add files --audience corp > secret
+  writ service join files --out files.token < secret`,
+		Args: exactArguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.Name = args[0]
+			if len(r.Audiences) == 0 {
+				return usage(cmd, "--audience is required")
+			}
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			added, err := c.AddService(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			a.say(cmd, "join secret of %s, good once, until %s", added.Name, a.when(added.Expires))
+			return a.emit(cmd, added, func(p *printer) { p.line("%s", added.JoinSecret) })
+		},
+	}
+	conn.add(cmd)
+	f := cmd.Flags()
+	f.StringArrayVar(&r.Audiences, "audience", nil, "an `audience` whose tokens it verifies; repeat it for more")
+	f.StringArrayVar(&r.Derive, "derive", nil, "an `audience` that it may derive tokens for; repeat it for more")
+	f.BoolVar(&r.Keyless, "keyless", false, "it verifies through the authority and gets no keys")
+	return cmd
+}
+
+func newServiceList(a *app) *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "list services",
+		Long:    "List the services that verify tokens.",
+		Example: "  writ service list",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			list, err := c.Services(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.emit(cmd, list, func(p *printer) {
+				var rows [][]string
+				for _, s := range list.Services {
+					verifies := "with keys"
+					if s.Keyless {
+						verifies = "keyless"
+					}
+					joined := "not yet joined"
+					if s.Joined {
+						joined = "joined"
+					}
+					rows = append(rows, []string{s.Name, joined, verifies, strings.Join(s.Audiences, ","), strings.Join(s.Derive, ","), s.AddedBy, a.when(s.Added)})
+				}
+				p.table([]string{"NAME", "STATE", "VERIFIES", "AUDIENCES", "DERIVES FOR", "ADDED BY", "ADDED"}, rows)
+			})
+		},
+	}
+	conn.add(cmd)
+	return cmd
+}
+
+func newServiceRemove(a *app) *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:   "remove NAME",
+		Short: "remove a service and revoke its credentials",
+		Long: `Remove a service and revoke its credentials. It keeps whatever keys it has: if it
+is not trusted any more, rekey its audiences (writ keys rekey).`,
+		Example: `  writ service add files --audience corp > secret
+  writ service remove files`,
+		Args: exactArguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if err := c.RemoveService(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			return a.emit(cmd, map[string]string{"removed": args[0]}, func(p *printer) { p.line("removed %s", args[0]) })
+		},
+	}
+	conn.add(cmd)
+	return cmd
+}
+
+func newServiceJoin(a *app) *cobra.Command {
+	var conn connection
+	var secretFile, out string
+	cmd := &cobra.Command{
+		Use:   "join NAME",
+		Short: "exchange a join secret for the service's credential",
+		Long: `Exchange the join secret on standard input for the service's credential, once. The
+service renews the credential by itself from then on.`,
+		Example: `  writ service add files --audience corp > secret
+  writ service join files --out files.token < secret`,
+		Args: exactArguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			secret, err := readInput(cmd, secretFile)
+			if err != nil {
+				return err
+			}
+			if secret = strings.TrimSpace(secret); secret == "" {
+				return &failure{Code: "no_secret", Message: "no join secret given", Hint: "pass what writ service add printed on standard input"}
+			}
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			joined, err := c.Join(cmd.Context(), api.JoinRequest{Name: args[0], JoinSecret: secret})
+			if err != nil {
+				return err
+			}
+			if out != "" && out != "-" {
+				// The secret is spent: what cannot be stored must not be lost.
+				if err := writeSecret(cmd, out, joined.Token); err != nil {
+					_ = writeSecret(cmd, "-", joined.Token)
+					return fail("the credential went to standard output instead", err)
+				}
+				joined.Token = ""
+			}
+			a.say(cmd, "credential of %s, not after %s", args[0], a.when(joined.NotAfter))
+			return a.emit(cmd, joined, func(p *printer) {
+				if joined.Token != "" {
+					p.line("%s", joined.Token)
+				}
+			})
+		},
+	}
+	conn.add(cmd)
+	cmd.Flags().StringVar(&secretFile, "secret-file", "", "read the join secret from this `file` instead of standard input")
+	cmd.Flags().StringVar(&out, "out", "", "write the credential to this new `file`, mode 0600")
+	return cmd
+}
