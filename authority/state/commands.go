@@ -4,8 +4,77 @@
 package state
 
 import (
+	"encoding/hex"
+	"time"
+
 	"github.com/writ-dev/writ/capability"
 )
+
+// The bounds of time that the state holds every command to.
+const (
+	// RequestWindow is how long a request id may be retried: one whose time is
+	// further behind the command's stamp is refused as expired, and what it
+	// made is remembered at least that long.
+	RequestWindow = 10 * time.Minute
+	// RequestAhead is how far ahead of the stamp a request id's time may be.
+	RequestAhead = time.Minute
+	// MaxAdminTTL is the longest life of any token: a credential of the audience "writ".
+	MaxAdminTTL = 30 * 24 * time.Hour
+	// MaxTTL is the longest life of every other token.
+	MaxTTL = 15 * time.Minute
+)
+
+// The bounds of size.
+const (
+	// MaxLiveBudgets is the most budgets of one token.
+	MaxLiveBudgets = 256
+	// MaxText bounds an owner, a purpose, an auditor and a reason, in bytes.
+	MaxText = 500
+	// MaxUnsigned bounds a macaroon without its signature, in bytes.
+	MaxUnsigned = capability.MaxTokenSize
+)
+
+// AdminEpoch is the first epoch of the admin key series. Its numbers are apart
+// from the masters', so that revoking a master's epoch never reaches it.
+const AdminEpoch uint32 = 1 << 31
+
+// RootSubject is the subject of root admin tokens.
+const RootSubject = "root"
+
+// ServicePrefix opens the subject of a service's credential; its name follows.
+const ServicePrefix = "service:"
+
+// SystemActor names the node itself as an actor.
+const SystemActor = "system"
+
+// Digest is a SHA-256.
+type Digest [32]byte
+
+// MarshalText returns 64 lower-case hexadecimal digits.
+func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (d *Digest) UnmarshalText(b []byte) error { return decodeHex(d[:], b) }
+
+// LeaseID names a lease: 128 random bits.
+type LeaseID [16]byte
+
+// String returns 32 lower-case hexadecimal digits.
+func (l LeaseID) String() string { return hex.EncodeToString(l[:]) }
+
+// MarshalText returns the text of String.
+func (l LeaseID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, l[:]), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (l *LeaseID) UnmarshalText(b []byte) error { return decodeHex(l[:], b) }
+
+func decodeHex(dst, b []byte) error {
+	if len(b) != 2*len(dst) {
+		return capability.ErrBadID
+	}
+	_, err := hex.Decode(dst, b)
+	return err
+}
 
 // Kind numbers a command. Numbers are permanent: append, never reorder.
 type Kind uint16
@@ -31,12 +100,12 @@ const (
 // Header goes with every command.
 type Header struct {
 	Kind  Kind  `json:"kind"`
-	Stamp int64 `json:"stamp"` // Unix milliseconds by the proposer's clock; only rises, else ErrStamp
+	Stamp int64 `json:"stamp"` // Unix milliseconds by the proposer's clock; never falls, else ErrStamp
 	Actor Actor `json:"actor"`
 	// Request is the caller's id for the change; zero for none. With Actor.Name
 	// and Body it makes a retry harmless.
-	Request capability.TokenID `json:"request"`
-	Body    [32]byte           `json:"body"` // SHA-256 of the request's body
+	Request capability.TokenID `json:"request,omitzero"`
+	Body    Digest             `json:"body,omitzero"` // SHA-256 of the request's body
 }
 
 // Actor is who is behind a command. Applying rechecks its credential.
@@ -60,8 +129,10 @@ type Init struct {
 type SealedKey struct {
 	Purpose string `json:"purpose"` // "master", "admin", "audit", "discharger", "ca", "wrap/NODE", "wrap/recovery"
 	Epoch   uint32 `json:"epoch"`
-	Sealed  []byte `json:"sealed"`
-	Public  []byte `json:"public,omitempty"` // the public half, where there is one
+	// Incarnation is the one that it was sealed in: part of the seal's label.
+	Incarnation uint64 `json:"incarnation"`
+	Sealed      []byte `json:"sealed"`
+	Public      []byte `json:"public,omitempty"` // the public half, where there is one
 }
 
 // TokenRecord is the registry's entry of a token, and the dedupe record of the
@@ -83,10 +154,10 @@ type TokenRecord struct {
 	Actors     []string            `json:"actors,omitempty"`
 	Holders    []string            `json:"holders,omitempty"` // of holder caveats, for revocation reach
 	// Set when applied:
-	IssuedBy string             `json:"issued_by"`
-	Request  capability.TokenID `json:"request"`
-	Body     [32]byte           `json:"body"`
-	Index    uint64             `json:"index"`
+	IssuedBy string             `json:"issued_by,omitempty"`
+	Request  capability.TokenID `json:"request,omitzero"`
+	Body     Digest             `json:"body,omitzero"`
+	Index    uint64             `json:"index,omitempty"`
 }
 
 // Parent is what a derived token hangs on.
@@ -97,7 +168,8 @@ type Parent struct {
 
 // Issue registers a token. Result: *TokenRecord (the earlier one on a retry).
 type Issue struct {
-	Record TokenRecord `json:"record"`
+	Record  TokenRecord `json:"record"`
+	Caveats []string    `json:"caveats,omitempty"` // in words, for the audit record
 }
 
 // Revoke revokes; Kind is an api.RevocationKind. Result: *RevokeResult.
@@ -128,15 +200,15 @@ type PathPoint struct {
 
 // Lease deducts up to Want calls from every budget of Path, or from none. Result: *LeaseResult.
 type Lease struct {
-	ID     [16]byte              `json:"id"` // random
+	ID     LeaseID               `json:"id"` // random
 	Token  capability.TokenID    `json:"token"`
 	Chain  []capability.BranchID `json:"chain"` // every point of the macaroon shown, for revocation
 	Path   []PathPoint           `json:"path"`  // outermost first
 	Want   uint64                `json:"want"`
 	Lessee string                `json:"lessee"`
 	// Close, if not zero, is a lease of the same lessee to close first, crediting Unspent.
-	Close   [16]byte `json:"close,omitzero"`
-	Unspent uint64   `json:"unspent,omitempty"`
+	Close   LeaseID `json:"close,omitzero"`
+	Unspent uint64  `json:"unspent,omitempty"`
 }
 
 // LeaseResult is what was granted.
@@ -148,9 +220,9 @@ type LeaseResult struct {
 
 // Return closes a lease, crediting what is unspent once. Result: *ReturnResult.
 type Return struct {
-	ID      [16]byte `json:"id"`
-	Lessee  string   `json:"lessee"`
-	Unspent uint64   `json:"unspent"`
+	ID      LeaseID `json:"id"`
+	Lessee  string  `json:"lessee"`
+	Unspent uint64  `json:"unspent"`
 }
 
 // ReturnResult says what was credited.
@@ -173,18 +245,28 @@ type AddEpoch struct {
 
 // EpochRecord describes an epoch.
 type EpochRecord struct {
-	Epoch     uint32
-	Published int64
-	MintsFrom int64
-	Until     int64 // 0: open
-	Revoked   bool
+	Epoch     uint32 `json:"epoch"`
+	Published int64  `json:"published"`
+	MintsFrom int64  `json:"mints_from"`
+	Until     int64  `json:"until,omitempty"` // 0: open
+	Revoked   bool   `json:"revoked,omitempty"`
 }
 
 // Rekey moves an audience to its next generation. Result: *RekeyResult.
 type Rekey struct {
 	Audience  string `json:"audience"`
 	Reason    string `json:"reason"`
-	MintsFrom int64  `json:"mints_from"` // the next generation mints from; the one before verifies until the longest token has ended, unless revoked
+	MintsFrom int64  `json:"mints_from"` // Unix ms: the next generation mints from; at least stamp + twice the bound
+	OldUntil  int64  `json:"old_until"`  // Unix ms: the one before verifies nothing after
+}
+
+// GenerationRecord describes one generation of an audience's keys. Generation
+// 0 is every audience's first and has no record until the second comes.
+type GenerationRecord struct {
+	Generation uint32 `json:"generation"`
+	Published  int64  `json:"published"`
+	MintsFrom  int64  `json:"mints_from"`
+	Until      int64  `json:"until,omitempty"` // 0: open
 }
 
 // RekeyResult is the audience's new generation.
@@ -196,24 +278,25 @@ type AddService struct {
 	Audiences []string `json:"audiences"`
 	Derive    []string `json:"derive,omitempty"`
 	Keyless   bool     `json:"keyless,omitempty"`
-	JoinHash  [32]byte `json:"join_hash"` // SHA-256 of the secret
+	JoinHash  Digest   `json:"join_hash"` // SHA-256 of the secret; spent: zero
 	JoinUntil int64    `json:"join_until"`
 }
 
 // ServiceRecord describes a service.
 type ServiceRecord struct {
 	AddService
-	Added   int64
-	AddedBy string
-	Joined  bool
+	Added   int64  `json:"added"`
+	AddedBy string `json:"added_by"`
+	Joined  bool   `json:"joined,omitempty"`
 }
 
 // JoinService spends a join secret (or renews, with Actor being the service's
 // own credential and Hash zero) and registers the credential. Result: *TokenRecord.
 type JoinService struct {
-	Name   string      `json:"name"`
-	Hash   [32]byte    `json:"hash"`
-	Record TokenRecord `json:"record"`
+	Name    string      `json:"name"`
+	Hash    Digest      `json:"hash,omitzero"`
+	Record  TokenRecord `json:"record"`
+	Caveats []string    `json:"caveats,omitempty"`
 }
 
 // RemoveService removes a service and revokes its credentials. Result: *RevokeResult.
@@ -229,8 +312,8 @@ type SetKey struct {
 
 // CheckHash stops a node whose state's hash differs.
 type CheckHash struct {
-	Index uint64   `json:"index"`
-	Hash  [32]byte `json:"hash"`
+	Index uint64 `json:"index"`
+	Hash  Digest `json:"hash"`
 }
 
 // Reincarnate starts a new incarnation after a restore.

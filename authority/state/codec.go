@@ -1,0 +1,183 @@
+package state
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// ErrUnknownCommand is what a node stops with when it meets a command that it
+// cannot read in full: another version wrote it, and to skip it would be to
+// diverge.
+var ErrUnknownCommand = errors.New("state: unknown command")
+
+// The encoding of a log entry is permanent: a version byte, then commands, each
+// as its length and
+//
+//	kind (2 bytes, big-endian) ‖ length of the header ‖ header ‖ body
+//
+// with lengths as minimal uvarints, header and body as JSON exactly as
+// encoding/json writes the types of this package.
+const entryVersion = 1
+
+// MaxCommands bounds the commands of one entry.
+const MaxCommands = 512
+
+// newBody returns an empty body for the kind, or nil.
+func newBody(k Kind) any {
+	switch k {
+	case KindInit:
+		return new(Init)
+	case KindIssue:
+		return new(Issue)
+	case KindRevoke:
+		return new(Revoke)
+	case KindLease:
+		return new(Lease)
+	case KindReturn:
+		return new(Return)
+	case KindExpire:
+		return new(Expire)
+	case KindAddEpoch:
+		return new(AddEpoch)
+	case KindRekey:
+		return new(Rekey)
+	case KindAddService:
+		return new(AddService)
+	case KindJoinService:
+		return new(JoinService)
+	case KindRemoveService:
+		return new(RemoveService)
+	case KindSetKey:
+		return new(SetKey)
+	case KindCheckHash:
+		return new(CheckHash)
+	case KindReincarnate:
+		return new(Reincarnate)
+	}
+	return nil
+}
+
+// EncodeCommand encodes one command; body is a pointer to the struct of h.Kind.
+func EncodeCommand(h Header, body any) ([]byte, error) {
+	if want := newBody(h.Kind); want == nil || fmt.Sprintf("%T", want) != fmt.Sprintf("%T", body) {
+		return nil, fmt.Errorf("%w: kind %d with a body of %T", ErrUnknownCommand, h.Kind, body)
+	}
+	hj, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	bj, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, 2+binary.MaxVarintLen32+len(hj)+len(bj))
+	b = binary.BigEndian.AppendUint16(b, uint16(h.Kind))
+	b = binary.AppendUvarint(b, uint64(len(hj)))
+	return append(append(b, hj...), bj...), nil
+}
+
+// EncodeEntry makes a log entry of commands that EncodeCommand encoded: at
+// least one, at most MaxCommands.
+func EncodeEntry(commands ...[]byte) ([]byte, error) {
+	if len(commands) == 0 || len(commands) > MaxCommands {
+		return nil, fmt.Errorf("%w: an entry of %d commands", ErrUnknownCommand, len(commands))
+	}
+	n := 1
+	for _, c := range commands {
+		n += binary.MaxVarintLen32 + len(c)
+	}
+	b := append(make([]byte, 0, n), entryVersion)
+	for _, c := range commands {
+		b = binary.AppendUvarint(b, uint64(len(c)))
+		b = append(b, c...)
+	}
+	return b, nil
+}
+
+// DecodeEntry splits a log entry, strictly. Errors: ErrUnknownCommand.
+func DecodeEntry(entry []byte) ([][]byte, error) {
+	if len(entry) < 2 || entry[0] != entryVersion {
+		return nil, fmt.Errorf("%w: entry of another version", ErrUnknownCommand)
+	}
+	rest := entry[1:]
+	var commands [][]byte
+	for len(rest) > 0 {
+		var c []byte
+		var err error
+		if c, rest, err = cutField(rest); err != nil {
+			return nil, err
+		}
+		if commands = append(commands, c); len(commands) > MaxCommands {
+			return nil, fmt.Errorf("%w: too many commands in an entry", ErrUnknownCommand)
+		}
+	}
+	return commands, nil
+}
+
+// DecodeCommand decodes one command, strictly: what it accepts, EncodeCommand
+// writes exactly so. Errors: ErrUnknownCommand.
+func DecodeCommand(command []byte) (Header, any, error) {
+	var h Header
+	if len(command) < 2 {
+		return h, nil, fmt.Errorf("%w: short", ErrUnknownCommand)
+	}
+	kind := Kind(binary.BigEndian.Uint16(command))
+	body := newBody(kind)
+	if body == nil {
+		return h, nil, fmt.Errorf("%w: kind %d", ErrUnknownCommand, kind)
+	}
+	hj, bj, err := cutField(command[2:])
+	if err != nil {
+		return h, nil, err
+	}
+	if err := errors.Join(decodeStrict(hj, &h), decodeStrict(bj, body)); err != nil {
+		return Header{}, nil, fmt.Errorf("%w: kind %d: %w", ErrUnknownCommand, kind, err)
+	}
+	if h.Kind != kind {
+		return Header{}, nil, fmt.Errorf("%w: kind %d says it is %d", ErrUnknownCommand, kind, h.Kind)
+	}
+	return h, body, nil
+}
+
+func cutField(b []byte) (field, rest []byte, err error) {
+	n, size := binary.Uvarint(b)
+	if size <= 0 || size > 1 && b[size-1] == 0 || n > uint64(len(b)-size) {
+		return nil, nil, fmt.Errorf("%w: length", ErrUnknownCommand)
+	}
+	return b[size : size+int(n)], b[size+int(n):], nil
+}
+
+// decodeStrict reads JSON that is exactly what json.Marshal writes for v. So
+// unknown and duplicate fields, other spellings and trailing bytes are refused.
+func decodeStrict(b []byte, v any) error {
+	if err := json.Unmarshal(b, v); err != nil {
+		return err
+	}
+	again, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(again, b) {
+		return errors.New("not as this version would write it")
+	}
+	return nil
+}
+
+// mustJSON encodes what the state keeps: types of this package, which always encode.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("state: encoding: " + err.Error())
+	}
+	return b
+}
+
+// mustDecode decodes what the state kept; failing is corruption.
+func mustDecode(b []byte, v any) {
+	if err := json.Unmarshal(b, v); err != nil {
+		panic("state: corrupt: " + err.Error())
+	}
+}

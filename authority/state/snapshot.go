@@ -1,0 +1,293 @@
+package state
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/raftstore"
+)
+
+// ErrSnapshot is returned for a snapshot that is damaged, or in a format that
+// this version does not know.
+var ErrSnapshot = errors.New("state: unreadable snapshot")
+
+// The format of a snapshot: the line snapshotMagic, then for each bucket in
+// their fixed order its records (length of the key plus 1, key, length of the
+// value, value; lengths as uvarints) and a 0; then SHA-256 of all before.
+const (
+	snapshotMagic = "writ state snapshot 1\n"
+	maxKey        = 1 << 10
+	maxValue      = 1 << 20
+	restoreTx     = 1 << 14 // records that one transaction of a restore writes
+)
+
+// snapshot is a state as it was: a read transaction of the state file.
+type snapshot struct {
+	tx   *bolt.Tx
+	sink AuditSink
+}
+
+// Snapshot captures the state as it is.
+func (m *Machine) Snapshot() (raftstore.Snapshot, error) {
+	tx, err := m.db.Load().Begin(false)
+	if err != nil {
+		return nil, err
+	}
+	return &snapshot{tx, m.cfg.Audit}, nil
+}
+
+// Release ends the read transaction.
+func (s *snapshot) Release() { _ = s.tx.Rollback() }
+
+// Persist writes the snapshot, once everything that it covers of the audit
+// trail is durable.
+func (s *snapshot) Persist(w io.Writer) error {
+	if s.sink != nil {
+		if err := s.sink.Sync(); err != nil {
+			return fmt.Errorf("audit trail: %w", err)
+		}
+	}
+	sum := sha256.New()
+	buf := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
+	buf.WriteString(snapshotMagic)
+	for _, name := range buckets {
+		c := s.tx.Bucket(name).Cursor()
+		for k, v := c.First(); k != nil; k, v = c.Next() {
+			buf.Write(binary.AppendUvarint(buf.AvailableBuffer(), uint64(len(k))+1))
+			buf.Write(k)
+			buf.Write(binary.AppendUvarint(buf.AvailableBuffer(), uint64(len(v))))
+			if _, err := buf.Write(v); err != nil {
+				return err
+			}
+		}
+		buf.WriteByte(0)
+	}
+	if err := buf.Flush(); err != nil {
+		return err
+	}
+	_, err := w.Write(sum.Sum(nil))
+	return err
+}
+
+// Restore replaces the whole state with a snapshot's. Until all of it has been
+// read and checked the old state stands. Errors: ErrSnapshot, or the file
+// system's.
+func (m *Machine) Restore(r io.Reader) (err error) {
+	old := m.db.Load()
+	path := m.cfg.Path + ".restore"
+	db, err := openFile(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			db.Close()
+			os.Remove(path)
+		}
+	}()
+	if err := readSnapshot(db, r); err != nil {
+		return err
+	}
+	mem := newMemory(m.cfg.Events)
+	if err := db.View(mem.load); err != nil {
+		return err
+	}
+	if m.cfg.Audit != nil && mem.meta.Origin != "" {
+		if err := m.cfg.Audit.Open(mem.meta.Origin, mem.edge); err != nil {
+			return fmt.Errorf("audit trail: %w", err)
+		}
+	}
+	// The new file takes the old one's name while it is open; readers of the
+	// old one finish on theirs.
+	if err := os.Rename(path, m.cfg.Path); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.mem = mem
+	m.db.Store(db)
+	m.applied.Store(mem.meta.Applied)
+	m.mu.Unlock()
+	m.announce()
+	return old.Close()
+}
+
+// summedReader hashes what is read through it.
+type summedReader struct {
+	*bufio.Reader
+	sum hash.Hash
+}
+
+func (r summedReader) ReadByte() (byte, error) {
+	b, err := r.Reader.ReadByte()
+	if err == nil {
+		r.sum.Write([]byte{b})
+	}
+	return b, err
+}
+
+func (r summedReader) field(n uint64, most uint64) ([]byte, error) {
+	if n > most {
+		return nil, fmt.Errorf("%w: a field of %d bytes", ErrSnapshot, n)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r.Reader, b); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSnapshot, err)
+	}
+	r.sum.Write(b)
+	return b, nil
+}
+
+func readSnapshot(db *bolt.DB, from io.Reader) error {
+	r := summedReader{bufio.NewReaderSize(from, 64<<10), sha256.New()}
+	magic, err := r.field(uint64(len(snapshotMagic)), uint64(len(snapshotMagic)))
+	if err != nil {
+		return err
+	}
+	if string(magic) != snapshotMagic {
+		return fmt.Errorf("%w: another format", ErrSnapshot)
+	}
+	for _, name := range buckets {
+		for more := true; more; {
+			err := db.Update(func(tx *bolt.Tx) error {
+				more, err = readRecords(tx.Bucket(name), r)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	want := r.sum.Sum(nil)
+	got := make([]byte, sha256.Size)
+	if _, err := io.ReadFull(r.Reader, got); err != nil || !bytes.Equal(got, want) {
+		return fmt.Errorf("%w: checksum", ErrSnapshot)
+	}
+	if _, err := r.Reader.ReadByte(); err != io.EOF {
+		return fmt.Errorf("%w: trailing bytes", ErrSnapshot)
+	}
+	return nil
+}
+
+// readRecords reads up to restoreTx records; more says that the bucket goes on.
+func readRecords(b *bolt.Bucket, r summedReader) (more bool, err error) {
+	b.FillPercent = 0.9 // keys come in order
+	for range restoreTx {
+		n, err := binary.ReadUvarint(r)
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", ErrSnapshot, err)
+		}
+		if n == 0 {
+			return false, nil
+		}
+		k, err := r.field(n-1, maxKey)
+		if err != nil {
+			return false, err
+		}
+		if n, err = binary.ReadUvarint(r); err != nil {
+			return false, fmt.Errorf("%w: %w", ErrSnapshot, err)
+		}
+		v, err := r.field(n, maxValue)
+		if err != nil {
+			return false, err
+		}
+		if err := b.Put(k, v); err != nil {
+			return false, fmt.Errorf("%w: %w", ErrSnapshot, err)
+		}
+	}
+	return true, nil
+}
+
+// load builds the index over a state file, and checks its content against the
+// hash that it carries.
+func (m *memory) load(tx *bolt.Tx) error {
+	b := tx.Bucket(bucketMeta).Get(keyMeta)
+	if b == nil {
+		return nil // a snapshot of nothing
+	}
+	if err := decodeStrict(b, &m.meta); err != nil {
+		return fmt.Errorf("%w: meta: %w", ErrSnapshot, err)
+	}
+	if err := m.edge.UnmarshalBinary(m.meta.Edge); err != nil {
+		return fmt.Errorf("%w: %w", ErrSnapshot, err)
+	}
+	m.events.reset(m.meta.Applied)
+	var content Digest
+	for _, name := range buckets[1:] {
+		err := tx.Bucket(name).ForEach(func(k, v []byte) error {
+			content.mix(name, k, v)
+			if err := m.loadRecord(name, k, v); err != nil {
+				return fmt.Errorf("%w: %s: %w", ErrSnapshot, name, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if content != m.meta.Content {
+		return fmt.Errorf("%w: content hash", ErrSnapshot)
+	}
+	m.hashes.add(m.meta.Applied, m.stateHash())
+	return nil
+}
+
+func (m *memory) loadRecord(bucket, k, v []byte) error {
+	switch string(bucket) {
+	case string(bucketTokens):
+		var r TokenRecord
+		if err := decodeStrict(v, &r); err != nil {
+			return err
+		}
+		m.tokens.add(&r) // parents come before children: ids are in order of time
+	case string(bucketBudgets):
+		e := m.tokens.find(capability.TokenID(k[:16]))
+		if len(k) != 32 || len(v) != budgetSize || e == nil {
+			return errors.New("a budget of no token")
+		}
+		e.budgets++
+		m.budgets++
+	case string(bucketLeases):
+		m.leases++
+	case string(bucketRevocations):
+		var r RevocationRecord
+		if err := decodeStrict(v, &r); err != nil {
+			return err
+		}
+		m.revoked.add(&r)
+	case string(bucketServices):
+		r := new(ServiceRecord)
+		if err := decodeStrict(v, r); err != nil {
+			return err
+		}
+		m.services[r.Name] = r
+	case string(bucketKeys):
+		var r SealedKey
+		if err := decodeStrict(v, &r); err != nil {
+			return err
+		}
+		m.keys[keyName{r.Purpose, r.Epoch}] = r
+	case string(bucketEpochs):
+		var r EpochRecord
+		if err := decodeStrict(v, &r); err != nil {
+			return err
+		}
+		m.epochs = append(m.epochs, r) // big-endian keys: in order
+	case string(bucketGenerations):
+		var r []GenerationRecord
+		if err := decodeStrict(v, &r); err != nil {
+			return err
+		}
+		m.generations[string(k)] = r
+	}
+	return nil
+}
