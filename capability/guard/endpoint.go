@@ -43,26 +43,26 @@ func newEndpoint(s *settings, pattern string, route Route, h http.Handler) (*end
 }
 
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var req capability.Request
+	req := new(capability.Request)
 	if r.ContentLength > e.maxBody {
-		e.settings.refuse(w, r, errBodyTooLarge, &req, e.pattern)
+		e.settings.refuse(w, r, errBodyTooLarge, req, e.pattern)
 		return
 	}
 	cred, err := e.settings.credential(r)
 	if err != nil {
-		e.settings.refuse(w, r, err, &req, e.pattern)
+		e.settings.refuse(w, r, err, req, e.pattern)
 		return
 	}
 	if hasBody(r) {
 		r.Body = http.MaxBytesReader(w, r.Body, e.maxBody)
 	}
-	if err := e.describe(r, &req, cred); err != nil {
-		e.settings.refuse(w, r, err, &req, e.pattern)
+	if err := e.describe(r, req, cred); err != nil {
+		e.settings.refuse(w, r, err, req, e.pattern)
 		return
 	}
-	grant, err := e.settings.allow(r.Context(), e.verifier, cred, &req, e.pattern)
+	grant, err := e.settings.allow(r.Context(), e.verifier, cred, req, e.pattern)
 	if err != nil {
-		e.settings.refuse(w, r, err, &req, e.pattern)
+		e.settings.refuse(w, r, err, req, e.pattern)
 		return
 	}
 	// The handler gets the Grant, not the credential: what it logs or proxies
@@ -70,6 +70,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	delete(r.Header, "Authorization")
 	delete(r.Header, DischargesHeader)
 	e.next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), grant)))
+	grant.release()
 }
 
 // describe fills req with what the call means, and r with what of it the
@@ -83,7 +84,7 @@ func (e *endpoint) describe(r *http.Request, req *capability.Request, cred Crede
 	}
 	if e.route.ResourceFunc != nil {
 		if req.Resource, err = e.route.ResourceFunc(r); err == nil {
-			err = checkSegments(req.Resource)
+			err = checkResource(req.Resource)
 		}
 	} else {
 		req.Resource, err = resource(e.resource, r)

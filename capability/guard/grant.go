@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/writ-dev/writ/capability"
@@ -19,9 +20,30 @@ var ErrNoGrant = errors.New("guard: no grant in the context")
 type Grant struct {
 	judge      *Judge
 	verifier   Verifier
-	verified   capability.Grant
+	identifier capability.Identifier
+	logLevel   string
 	credential Credential
 	request    *capability.Request
+
+	mu       sync.Mutex
+	verified *capability.Grant // guarded by mu; nil once it has gone back to the pool
+}
+
+// pool holds what verifications fill, which is several kilobytes. A Grant
+// copies from it what it may be asked for later, so that whoever keeps a Grant
+// never sees another call's.
+var pool = sync.Pool{New: func() any { return new(capability.Grant) }}
+
+// release ends the use of what the verification filled. The HTTP guard calls it
+// when the handler has returned; the others leave it to the garbage collector.
+func (g *Grant) release() {
+	g.mu.Lock()
+	v := g.verified
+	g.verified = nil
+	g.mu.Unlock()
+	if v != nil {
+		pool.Put(v)
+	}
 }
 
 type contextKey struct{}
@@ -41,26 +63,40 @@ func NewContext(ctx context.Context, g *Grant) context.Context {
 }
 
 // ID is the token's id.
-func (g *Grant) ID() capability.TokenID { return g.verified.ID() }
+func (g *Grant) ID() capability.TokenID { return g.identifier.ID }
 
 // Audience is the audience that the token was minted for.
-func (g *Grant) Audience() string { return g.verified.Audience() }
+func (g *Grant) Audience() string { return g.identifier.Audience }
 
 // Subject is who the token was minted for.
-func (g *Grant) Subject() string { return g.verified.Subject() }
+func (g *Grant) Subject() string { return g.identifier.Subject }
 
 // NotAfter is the token's hard expiry; a time-before caveat may end it earlier.
-func (g *Grant) NotAfter() time.Time { return g.verified.NotAfter() }
-
-// Branch is the branch id of the token as presented: what to revoke.
-func (g *Grant) Branch() capability.BranchID { return g.verified.Branch() }
+func (g *Grant) NotAfter() time.Time { return g.identifier.NotAfter }
 
 // LogLevel is the strictest level of the token's log caveats, or empty. The
 // guard has written the access record.
-func (g *Grant) LogLevel() string { return g.verified.LogLevel() }
+func (g *Grant) LogLevel() string { return g.logLevel }
 
-// Declared is a fact declared by a discharge that the minter asked for.
-func (g *Grant) Declared(key string) (string, bool) { return g.verified.Declared(key) }
+// Branch is the branch id of the token as presented: what to revoke.
+func (g *Grant) Branch() capability.BranchID {
+	t, err := capability.Parse(g.credential.Token)
+	if err != nil {
+		return capability.BranchID{} // cannot be: it has been verified
+	}
+	return t.Branch()
+}
+
+// Declared is a fact declared by a discharge that the minter asked for. Over
+// HTTP it is known until the handler returns.
+func (g *Grant) Declared(key string) (string, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.verified == nil {
+		return "", false
+	}
+	return g.verified.Declared(key)
+}
 
 // Request is what the token was judged against. Do not change it.
 func (g *Grant) Request() *capability.Request { return g.request }
@@ -80,8 +116,8 @@ func (g *Grant) LogValue() slog.Value { return slog.StringValue("(grant redacted
 // ErrNoGrant.
 func (g *Grant) Narrow(conditions ...string) (*capability.Token, error) {
 	root, discharges, err := g.narrow(conditions)
-	if err != nil || len(discharges) == 0 {
-		return root, err
+	if err != nil {
+		return nil, err
 	}
 	return root.WithDischarges(discharges...)
 }
@@ -91,21 +127,13 @@ func (g *Grant) narrow(conditions []string) (root *capability.Token, discharges 
 	if g == nil {
 		return nil, nil, ErrNoGrant
 	}
-	if root, err = capability.Parse(g.credential.Token); err != nil {
+	if root, discharges, err = g.credential.parse(); err != nil {
 		return nil, nil, err
 	}
-	if err := g.judge.forwardable(root); err != nil {
-		return nil, nil, err
-	}
-	for _, text := range g.credential.Discharges {
-		d, err := capability.Parse(text)
-		if err != nil {
+	for _, t := range append(discharges, root) {
+		if err := g.judge.forwardable(t); err != nil {
 			return nil, nil, err
 		}
-		if err := g.judge.forwardable(d); err != nil {
-			return nil, nil, err
-		}
-		discharges = append(discharges, d)
 	}
 	root, err = root.Attenuate(conditions...)
 	return root, discharges, err
@@ -199,9 +227,18 @@ func (g *Grant) RecheckFor(ctx context.Context, req capability.Request) error {
 	if g == nil {
 		return ErrNoGrant
 	}
+	root, discharges, err := g.credential.parse()
+	if err != nil {
+		return err
+	}
+	whole, err := root.WithDischarges(discharges...)
+	if err != nil {
+		return err
+	}
 	req.Now, req.Service = g.judge.now(), g.judge.service
-	var again capability.Grant
-	return g.verifier.DryRun(ctx, &again, g.verified.Token().Bytes(), &req)
+	again := pool.Get().(*capability.Grant)
+	defer pool.Put(again)
+	return g.verifier.DryRun(ctx, again, whole.Bytes(), &req)
 }
 
 // Watch returns a context that ends as soon as a recheck, made this often,

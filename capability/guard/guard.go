@@ -140,20 +140,16 @@ func checkPath(escaped string) error {
 	return nil
 }
 
-// checkSegments holds resource segments to what Request.Resource demands, so
-// that a path that no resource caveat could name is not served to a token
+// checkResource holds segments that a route's function made to the rules of a
+// resource: what no resource caveat could name is not served to a token
 // without one either.
-func checkSegments(segments []string) error {
-	for _, s := range segments {
-		if s == "" || s == "." || s == ".." || !utf8.ValidString(s) {
-			return badRequest("an empty, dot or unreadable segment")
-		}
-		for i := range len(s) {
-			switch c := s[i]; {
-			case c < ' ', c == 0x7f, c == '/', c == '\\', c == '%':
-				return badRequest("a segment with a separator, a percent sign or a control character")
-			}
-		}
+func checkResource(segments []string) error {
+	again, err := caveats.SplitResource(strings.Join(segments, "/"))
+	if err != nil {
+		return err
+	}
+	if len(again) != len(segments) {
+		return errors.New("a resource segment that holds a slash")
 	}
 	return nil
 }

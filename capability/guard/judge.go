@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/writ-dev/writ/capability"
@@ -39,6 +40,21 @@ func (Credential) GoString() string { return "(credential redacted)" }
 
 // LogValue never shows the credential.
 func (Credential) LogValue() slog.Value { return slog.StringValue("(credential redacted)") }
+
+// parse reads the texts; nothing about them is authenticated by it.
+func (c Credential) parse() (root *capability.Token, discharges []*capability.Token, err error) {
+	if root, err = capability.Parse(c.Token); err != nil {
+		return nil, nil, err
+	}
+	for _, text := range c.Discharges {
+		d, err := capability.Parse(text)
+		if err != nil {
+			return nil, nil, err
+		}
+		discharges = append(discharges, d)
+	}
+	return root, discharges, nil
+}
 
 // Denial is a refusal, ready to be told: Code and Reference to the stranger.
 // The explanation (Error) is for the owner's log, which has it already, under
@@ -91,12 +107,16 @@ func (j *Judge) allow(ctx context.Context, v Verifier, cred Credential, req *cap
 		return nil, j.Deny(ctx, ErrNoCredential, req, where)
 	}
 	req.Now, req.Service = j.now(), j.service
-	g := &Grant{judge: j, verifier: v, credential: cred, request: req}
-	if err := v.VerifyText(ctx, &g.verified, cred.Token, req, cred.Discharges...); err != nil {
+	verified := pool.Get().(*capability.Grant)
+	if err := v.VerifyText(ctx, verified, cred.Token, req, cred.Discharges...); err != nil {
+		pool.Put(verified)
 		return nil, j.Deny(ctx, err, req, where)
 	}
-	if level := g.verified.LogLevel(); level != "" {
-		if err := j.record(ctx, g, level, where); err != nil {
+	g := &Grant{judge: j, verifier: v, credential: cred, request: req,
+		identifier: verified.Identifier(), logLevel: verified.LogLevel(), verified: verified}
+	if g.logLevel != "" {
+		if err := j.record(ctx, g, g.logLevel, where); err != nil {
+			g.release()
 			return nil, j.Deny(ctx, err, req, where)
 		}
 	}
@@ -104,20 +124,32 @@ func (j *Judge) allow(ctx context.Context, v Verifier, cred Credential, req *cap
 }
 
 // record keeps the obligation of a log caveat: it writes before the handler
-// runs, so that no panic or crash of the handler loses the record.
+// runs, so that no panic or crash of the handler loses the record. The level
+// minimal names the token, metadata also who called what from where, and full
+// the arguments too.
 func (j *Judge) record(ctx context.Context, g *Grant, level, where string) error {
 	if !j.logger.Enabled(ctx, slog.LevelInfo) {
 		return &capability.Refusal{Code: capability.CodeObligation, Detail: "the guard's logger drops access records"}
 	}
-	j.logger.LogAttrs(ctx, slog.LevelInfo, "capability used",
+	attrs := []slog.Attr{
 		slog.String("obligation", printable(level)),
 		slog.String("route", where),
 		slog.String("token", g.ID().String()),
 		slog.String("branch", g.Branch().String()),
-		slog.String("subject", g.Subject()),
-		slog.String("action", printable(g.request.Action)),
-		slog.String("resource", printable(resourceText(g.request.Resource))),
-		slog.String("client", g.request.Client.String()))
+	}
+	if level != "minimal" {
+		attrs = append(attrs,
+			slog.String("subject", g.Subject()),
+			slog.String("action", printable(g.request.Action)),
+			slog.String("resource", printable(strings.Join(g.request.Resource, "/"))),
+			slog.String("client", g.request.Client.String()))
+	}
+	if level == "full" {
+		for _, f := range g.request.Arguments {
+			attrs = append(attrs, slog.String("argument "+printable(f.Name), printable(f.Value.Text())))
+		}
+	}
+	j.logger.LogAttrs(ctx, slog.LevelInfo, "capability used", attrs...)
 	return nil
 }
 
@@ -157,7 +189,7 @@ func (j *Judge) log(ctx context.Context, level slog.Level, code, reference strin
 	}
 	if req != nil {
 		attrs = append(attrs, slog.String("action", printable(req.Action)),
-			slog.String("resource", printable(resourceText(req.Resource))))
+			slog.String("resource", printable(strings.Join(req.Resource, "/"))))
 		if req.Client.IsValid() {
 			attrs = append(attrs, slog.String("client", req.Client.String()))
 		}
@@ -172,21 +204,6 @@ func (j *Judge) reference() string {
 		return "unavailable"
 	}
 	return base32.HexEncoding.EncodeToString(b[:])
-}
-
-func resourceText(segments []string) string {
-	n := 0
-	for _, s := range segments {
-		n += len(s) + 1
-	}
-	b := make([]byte, 0, n)
-	for i, s := range segments {
-		if i > 0 {
-			b = append(b, '/')
-		}
-		b = append(b, s...)
-	}
-	return string(b)
 }
 
 // printable returns s, quoted if anything in it could forge a line of a log or

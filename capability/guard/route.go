@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats"
 )
 
 // Route is what the calls that match a pattern mean. Action (or ActionFunc) and
@@ -121,8 +122,8 @@ func compileResource(resource string) ([]segment, error) {
 			if strings.ContainsAny(part, "{}*") {
 				return nil, fmt.Errorf("segment %q of the resource: a wildcard is a whole segment", part)
 			}
-			if err := checkSegments([]string{part}); err != nil {
-				return nil, fmt.Errorf("segment %q of the resource: %w", part, err)
+			if _, err := caveats.SplitResource(part); err != nil {
+				return nil, err
 			}
 			s = segment{text: part}
 		}
@@ -155,7 +156,8 @@ func readWildcard(part string) (segment, bool) {
 	return segment{text: name, wild: true, multi: multi}, name != "" && !strings.ContainsAny(name, "{}")
 }
 
-// resource returns the segments that the request names.
+// resource returns the segments that the request names. The router has checked
+// each segment of the path; what is left is a trailing slash.
 func resource(compiled []segment, r *http.Request) ([]string, error) {
 	out := make([]string, 0, len(compiled)+4)
 	for _, s := range compiled {
@@ -170,8 +172,8 @@ func resource(compiled []segment, r *http.Request) ([]string, error) {
 			out = append(out, r.PathValue(s.text))
 		}
 	}
-	if err := checkSegments(out); err != nil {
-		return nil, err
+	if slices.Contains(out, "") {
+		return nil, badRequest("an empty segment")
 	}
 	return out, nil
 }

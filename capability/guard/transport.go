@@ -35,7 +35,8 @@ type Transport struct {
 	// called for each request. One of the two is required.
 	Token  *capability.Token
 	Source func(context.Context) (*capability.Token, error)
-	// Discharges travel in a header of their own.
+	// Discharges travel in a header of their own, as those within Token do when
+	// it is long.
 	Discharges []*capability.Token
 	// Binder, if set, narrows the token to each single request before it is
 	// sent, so that what crosses a proxy or a log is good for nothing else.
@@ -118,8 +119,19 @@ func loopback(host string) bool {
 	return err == nil && a.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
 }
 
+// maxLine is the most characters of a token that travels in one line with its
+// discharges: many servers and proxies cap a header line at 8 KiB.
+const maxLine = 7 << 10
+
+// setCredential puts the credential on a request: in one line, if it is short.
 func setCredential(r *http.Request, root *capability.Token, discharges []*capability.Token) {
-	r.Header.Set("Authorization", "Bearer "+root.Text())
+	text := root.Text()
+	if len(text) > maxLine {
+		var within []*capability.Token
+		root, within = root.Root()
+		text, discharges = root.Text(), append(within, discharges...)
+	}
+	r.Header.Set("Authorization", "Bearer "+text)
 	for _, d := range discharges {
 		r.Header.Add(DischargesHeader, d.Text())
 	}
