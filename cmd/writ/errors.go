@@ -86,7 +86,11 @@ func explainCapability(err error) *failure {
 	} else {
 		return nil
 	}
-	return &failure{Code: string(code), Message: lower(err.Error()), Hint: capabilityHints[code]}
+	message := lower(err.Error())
+	if says := refusals[code]; says != "" && message == string(code) {
+		message += ": " + says
+	}
+	return &failure{Code: string(code), Message: message, Hint: capabilityHints[code]}
 }
 
 func explainSystem(err error) *failure {

@@ -1,0 +1,50 @@
+# The everyday commands. Everything that CI does is here: .ci/run is make test.
+
+GO        ?= go
+BENCHTIME ?= 300ms
+COUNT     ?= 6
+FUZZTIME  ?= 20s
+TOOLS     := .ci/tools/go.mod
+DEBIAN    := gcc libc6-dev python3 python3-pymacaroons
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test lint bench fuzz cover setup
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: build ## the main job for real, on one node: issue, narrow, forward, spend, revoke, audit
+	bin/writ demo
+
+build: ## build bin/writ, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/writ ./cmd/writ
+
+test: setup ## vet, and run every test under the race detector
+	@test -z "$$(gofmt -l cmd capability caveats authority raftstore)" || { gofmt -l .; echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) test -race -timeout 9m ./...
+
+lint: ## run the linters of .golangci.yml, pinned in .ci/tools
+	$(GO) tool -modfile=$(TOOLS) golangci-lint run ./...
+
+bench: ## run the benchmarks side by side and print the README's table
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) \
+	  ./capability/... ./caveats/... ./authority/replica/... | tee bench.out
+	$(GO) tool -modfile=$(TOOLS) benchstat bench.out
+	@$(GO) run ./cmd/internal/benchtable bench.out
+
+fuzz: ## run every fuzz target for FUZZTIME each (20s)
+	@set -e; for p in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; \
+	done
+
+cover: setup ## measure what the tests cover, over package borders
+	$(GO) test -timeout 9m -coverpkg=./... -coverprofile=cover.out ./...
+	$(GO) tool cover -func=cover.out | tail -1
+
+setup: ## install the Debian packages that tests need, where they are missing
+	@dpkg -s $(DEBIAN) >/dev/null 2>&1 || { \
+	  sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
+	  $$sudo apt-get update -q && $$sudo apt-get install -qy --no-install-recommends $(DEBIAN); }
