@@ -613,7 +613,7 @@ func TestLogModel(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
-		l, err := Open(dir, testOrigin, WithSegmentSize(4<<10))
+		l, err := Open(dir, testOrigin, withoutSync, WithSegmentSize(4<<10))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -653,7 +653,7 @@ func TestLogModel(t *testing.T) {
 				if err := l.Close(); err != nil {
 					t.Fatal(err)
 				}
-				again, err := Open(dir, testOrigin, WithSegmentSize(4<<10))
+				again, err := Open(dir, testOrigin, withoutSync, WithSegmentSize(4<<10))
 				if err != nil {
 					t.Fatal(err)
 				}
