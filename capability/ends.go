@@ -13,11 +13,13 @@ func (cl *Clearance) EndsBy(ms int64) {
 // Ends is when the token as presented ends, in Unix milliseconds: its
 // not-after, or the earliest end that a caveat has named. It is complete only
 // after StageClear.
-func (cl *Clearance) Ends() int64 {
-	if cl.ends != 0 && cl.ends < cl.grant.id.NotAfter {
+func (cl *Clearance) Ends() int64 { return cl.endsWithin(cl.grant.id.NotAfter) }
+
+func (cl *Clearance) endsWithin(notAfter int64) int64 {
+	if cl.ends != 0 && cl.ends < notAfter {
 		return cl.ends
 	}
-	return cl.grant.id.NotAfter
+	return notAfter
 }
 
 // BindRequest records that a caveat names the request under way and no other.
@@ -29,7 +31,7 @@ func (g *Grant) Ends() time.Time {
 	if !g.valid {
 		return time.Time{}
 	}
-	return time.UnixMilli(g.clearance.Ends()).UTC()
+	return time.UnixMilli(g.clearance.endsWithin(g.id.NotAfter)).UTC()
 }
 
 // RequestBound reports whether a caveat names the request that was granted and
