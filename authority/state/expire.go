@@ -95,6 +95,9 @@ func (a *applier) expireRevocations(t int64) int {
 		a.w.delete(bucketRevocations, k)
 		r.remove(&rec)
 	}
+	if len(keys) > 0 {
+		a.set.Expire(t - 1)
+	}
 	return len(keys)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/audit"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/capability/revocation"
 	"github.com/writ-dev/writ/raftstore"
 )
 
@@ -60,6 +61,8 @@ type Machine struct {
 	db      atomic.Pointer[bolt.DB]
 	applied atomic.Uint64
 
+	set *revocation.Set // has its own lock
+
 	mu      sync.RWMutex
 	mem     *memory       // guarded by mu
 	changed chan struct{} // guarded by mu; closed and replaced after a batch
@@ -80,6 +83,7 @@ type memory struct {
 	budgets     int
 	events      events
 	hashes      hashRing
+	set         *revocation.Set // of what is revoked, for verifiers
 }
 
 type keyName struct {
@@ -99,7 +103,8 @@ func Open(cfg Config) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Machine{cfg: cfg, mem: newMemory(cfg.Events), changed: make(chan struct{})}
+	set := revocation.New()
+	m := &Machine{cfg: cfg, set: set, mem: newMemory(cfg.Events, set), changed: make(chan struct{})}
 	m.db.Store(db)
 	return m, nil
 }
@@ -107,8 +112,9 @@ func Open(cfg Config) (*Machine, error) {
 // Close closes the state file.
 func (m *Machine) Close() error { return m.db.Load().Close() }
 
-func newMemory(events int) *memory {
+func newMemory(events int, set *revocation.Set) *memory {
 	return &memory{
+		set:    set,
 		tokens: newTokenIndex(), revoked: newRevoked(), services: make(map[string]*ServiceRecord),
 		keys: make(map[keyName]SealedKey), generations: make(map[string][]GenerationRecord),
 		events: newEvents(events),

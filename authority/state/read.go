@@ -11,6 +11,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/audit"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/capability/revocation"
 )
 
 // The pages of lists.
@@ -159,6 +160,10 @@ func (m *Machine) IsRevoked(id capability.TokenID, branches []capability.BranchI
 	})
 	return revoked
 }
+
+// Revocations is the set of what is revoked, for verifiers: always the same set,
+// and as fresh as what this node has applied.
+func (m *Machine) Revocations() *revocation.Set { return m.set }
 
 // Token returns a token's record from the state file, or nil.
 func (m *Machine) Token(id capability.TokenID) (*TokenRecord, error) {

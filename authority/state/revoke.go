@@ -6,6 +6,7 @@ import (
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/capability/revocation"
 )
 
 // RevocationRecord is a revocation in force.
@@ -92,6 +93,28 @@ func (r *revoked) remove(rec *RevocationRecord) {
 		delete(r.devices, d)
 	case api.RevokeEpoch:
 		delete(r.epochs, rec.Epoch)
+	}
+}
+
+// addTo adds a record to the set that verifiers look into.
+func addTo(s *revocation.Set, rec *RevocationRecord) {
+	switch api.RevocationKind(rec.Kind) {
+	case api.RevokeToken:
+		s.RevokeToken(rec.Token, rec.Expires)
+	case api.RevokeBranch:
+		s.RevokeBranch(rec.Token, rec.Branch, rec.Expires)
+	case api.RevokeSubject:
+		s.RevokeSubject(rec.Subject, rec.Until, rec.Expires)
+	case api.RevokeAudience:
+		s.RevokeAudience(rec.Audience, rec.Until, rec.Expires)
+	case api.RevokeHolder:
+		k, _ := capability.ParseHolderKey(rec.Holder)
+		s.RevokeHolder(k, rec.Expires)
+	case api.RevokeDevice:
+		d, _ := capability.ParseDeviceID(rec.Device)
+		s.RevokeDevice(d, rec.Expires)
+	case api.RevokeEpoch:
+		s.RevokeEpoch(rec.Epoch, rec.Expires)
 	}
 }
 
@@ -244,6 +267,7 @@ func (a *applier) revoke(h *Header, b *Revoke) (*RevokeResult, error) {
 func (a *applier) putRevocation(rec *RevocationRecord) {
 	a.w.put(bucketRevocations, revocationKey(&rec.Revoke), mustJSON(rec))
 	a.revoked.add(rec)
+	addTo(a.set, rec)
 	a.events.add(Event{Index: a.index, Audience: rec.About, Revoke: rec.feed()})
 }
 

@@ -98,7 +98,7 @@ func (m *Machine) Restore(r io.Reader) (err error) {
 	if err := readSnapshot(db, r); err != nil {
 		return err
 	}
-	mem := newMemory(m.cfg.Events)
+	mem := newMemory(m.cfg.Events, m.set.Fresh())
 	if err := db.View(mem.load); err != nil {
 		return err
 	}
@@ -112,6 +112,8 @@ func (m *Machine) Restore(r io.Reader) (err error) {
 	if err := os.Rename(path, m.cfg.Path); err != nil {
 		return err
 	}
+	m.set.Swap(mem.set)
+	mem.set = m.set
 	m.mu.Lock()
 	m.mem = mem
 	m.db.Store(db)
@@ -264,6 +266,7 @@ func (m *memory) loadRecord(bucket, k, v []byte) error {
 			return err
 		}
 		m.revoked.add(&r)
+		addTo(m.set, &r)
 	case string(bucketServices):
 		r := new(ServiceRecord)
 		if err := decodeStrict(v, r); err != nil {
