@@ -174,6 +174,9 @@ func TestVoteWaitsForSpace(t *testing.T) {
 				}
 			}
 			propose(t, s, "again")
+			if !receive(t, s.LeaderChanges()) {
+				t.Error("the newest change is not that it leads again")
+			}
 		}
 		closeStore(t, s)
 		if len(fatal) != 0 {
@@ -241,9 +244,7 @@ func TestIndeterminate(t *testing.T) {
 	}
 }
 
-func TestLeadershipLostInFlight(t *testing.T) {
-	// The first append goes through and is not committed yet when the second
-	// fails: what was in the first may come back, and does.
+func TestWhatRaftSaysOfAProposal(t *testing.T) {
 	s, _, _ := faulty(t, &ledger{}, nil)
 	for err, want := range map[error]error{
 		raft.ErrLeadershipLost:               ErrIndeterminate,

@@ -237,7 +237,8 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 	if votes >= need {
 		return nil
 	}
-	if s.cfg.Peers == nil {
+	peers := s.cfg.Peers
+	if peers == nil {
 		return fmt.Errorf("%w: no way to ask the other voters", ErrNotLeader)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout)
@@ -245,7 +246,7 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 	answers := make(chan bool, len(others))
 	for _, server := range others {
 		go func() {
-			got, err := s.cfg.Peers.Term(ctx, string(server.ID), string(server.Address))
+			got, err := peers.Term(ctx, string(server.ID), string(server.Address))
 			answers <- err == nil && got == term
 		}()
 	}

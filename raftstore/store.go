@@ -54,7 +54,7 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 	if err := raft.ValidateConfig(cfg.raftConfig()); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := makeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", diskFull(err))
 	}
 	if fi, err := os.Stat(cfg.Dir); err == nil && fi.Mode().Perm()&0o077 != 0 {
