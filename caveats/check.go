@@ -193,6 +193,13 @@ func kindOf(name []byte) kind {
 func (k *Checker) Check(cl *capability.Clearance, c capability.Caveat) error {
 	name, w := split(c.Condition)
 	switch kind := kindOf(name); kind {
+	case kindTimeBefore:
+		end, v := judgeTime(&w, cl.Request(), true)
+		if v != held {
+			return refusal(c, kind, v, cl.Request())
+		}
+		cl.EndsBy(end.millis())
+		return nil
 	case kindMaxCalls:
 		return k.checkMaxCalls(cl, c, &w)
 	case kindMaxRate:
@@ -226,13 +233,6 @@ func (k *Checker) Check(cl *capability.Clearance, c capability.Caveat) error {
 		return k.checkLog(cl, c, &w)
 	case kindExt:
 		return k.checkExt(cl, c, name, &w)
-	case kindTimeBefore:
-		end, v := judgeTime(&w, cl.Request(), true)
-		if v != held {
-			return refusal(c, kind, v, cl.Request())
-		}
-		cl.EndsBy(end.millis())
-		return nil
 	default:
 		if v := judge(kind, &w, cl.Request()); v != held {
 			return refusal(c, kind, v, cl.Request())

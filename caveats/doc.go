@@ -19,7 +19,7 @@
 //
 // In the EBNF of the Go specification, over UTF-8. Words are separated by one
 // space; there is none before the first and after the last. A condition has at
-// most 4096 bytes and 65 words.
+// most 4096 bytes.
 //
 //	condition = "time-before" sp time
 //	          | "time-after" sp time

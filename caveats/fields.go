@@ -1,7 +1,9 @@
 package caveats
 
 import (
+	"bytes"
 	"encoding/base64"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -48,12 +50,23 @@ func checkNames(w *words, name string) verdict {
 func checkClient(w *words, client netip.Addr) verdict {
 	client = client.Unmap()
 	result, n := denied, 0
+	var client4 uint32
+	if client.Is4() {
+		b := client.As4()
+		client4 = binary.BigEndian.Uint32(b[:])
+	}
 	for {
 		x, ok := w.next()
 		if !ok {
 			break
 		}
 		n++
+		if network, mask, ok := parsePrefix4(x.text); ok {
+			if client.Is4() && client4&mask == network {
+				result = held
+			}
+			continue
+		}
 		p, ok := parsePrefix(x)
 		if !ok {
 			return unreadable
@@ -95,6 +108,46 @@ func parsePrefix(x word) (p netip.Prefix, ok bool) {
 	return p, err == nil && !p.Addr().Is4In6() && p == p.Masked()
 }
 
+// parsePrefix4 is parsePrefix for what is common, "10.0.0.0/8" and
+// "192.0.2.7", at a third of the cost. What it does not read may still be one.
+func parsePrefix4(b []byte) (network, mask uint32, ok bool) {
+	dots, field, digits := 0, uint32(0), 0
+	bits := uint32(32)
+	for i, c := range b {
+		if d := uint32(c) - '0'; d <= 9 {
+			if digits > 0 && field == 0 {
+				return 0, 0, false // a leading zero, perhaps octal
+			}
+			field, digits = field*10+d, digits+1
+			if field > 255 {
+				return 0, 0, false
+			}
+			continue
+		}
+		if digits == 0 {
+			return 0, 0, false
+		}
+		if c == '/' {
+			n, ok := parseCount(b[i+1:])
+			if !ok || n > 32 {
+				return 0, 0, false
+			}
+			bits = uint32(n)
+			break
+		}
+		if c != '.' || dots == 3 {
+			return 0, 0, false
+		}
+		network, dots, field, digits = network<<8|field, dots+1, 0, 0
+	}
+	if dots != 3 || digits == 0 {
+		return 0, 0, false
+	}
+	network = network<<8 | field
+	mask = ^uint32(0) << (32 - bits)
+	return network, mask, network&^mask == 0
+}
+
 // parseCount reads a decimal count up to MaxCount, without leading zeros.
 func parseCount(b []byte) (n uint64, ok bool) {
 	if len(b) == 0 || len(b) > 13 || b[0] == '0' && len(b) > 1 {
@@ -124,7 +177,7 @@ func parseMaxRate(w *words) (n uint64, per time.Duration, ok bool) {
 	if !ok || x.quoted {
 		return 0, 0, false
 	}
-	count, d, ok := cutSegment(x.text)
+	count, d, ok := bytes.Cut(x.text, []byte{'/'})
 	if !ok || len(d) < 2 {
 		return 0, 0, false
 	}

@@ -36,54 +36,80 @@ func checkResource(w *words, segments []string) verdict {
 	return result
 }
 
+// What a byte does to a pattern's segment.
+const (
+	isName  = 1 << iota // the segment is not made of dots alone
+	isStar              // a star, which must be alone
+	isSlow              // an escape or a longer character: look again
+	isFatal             // never in a segment
+	isSlash             // ends it
+)
+
+var patternBytes = func() (t [256]uint8) {
+	for c := range t {
+		switch {
+		case c == '/':
+			t[c] = isSlash
+		case c == '*':
+			t[c] = isStar | isName
+		case c == '\\' || c >= utf8.RuneSelf:
+			t[c] = isSlow | isName
+		case c == '%' || c < ' ' || c == 0x7f:
+			t[c] = isFatal
+		case c != '.':
+			t[c] = isName
+		}
+	}
+	return t
+}()
+
 // matchPattern matches one pattern. The whole pattern is read in any case.
 func matchPattern(x word, segments []string) verdict {
-	rest, matches, at := x.text, true, 0
-	for more := true; more; at++ {
-		var p []byte
-		p, rest, more = cutSegment(rest)
+	matches, at := true, 0
+	for rest := x.text; ; at++ {
+		end, seen := 0, uint8(0)
+		for end < len(rest) && seen < isSlash {
+			seen |= patternBytes[rest[end]]
+			end++
+		}
+		more := seen >= isSlash
+		if more {
+			end--
+		}
+		p := word{text: rest[:end], escaped: x.escaped}
 		switch {
-		case string(p) == "**":
-			if more {
-				return unreadable // only at the end
+		case seen&isStar != 0:
+			switch string(p.text) {
+			case "**":
+				if more {
+					return unreadable // only at the end
+				}
+				return verdictOf(matches && at < len(segments) && allValid(segments[at:]))
+			case "*":
+				matches = matches && at < len(segments) && validSegment(segments[at])
+			default:
+				return unreadable
 			}
-			return verdictOf(matches && at < len(segments) && allValid(segments[at:]))
-		case string(p) == "*":
-			matches = matches && at < len(segments) && validSegment(segments[at])
-		case !validPattern(word{text: p, escaped: x.escaped}):
+		case seen&isFatal != 0, seen&isName == 0 && end <= 2, seen&isSlow != 0 && !validPattern(p):
 			return unreadable
 		default:
-			matches = matches && at < len(segments) && (word{text: p, escaped: x.escaped}).is(segments[at])
+			matches = matches && at < len(segments) && p.is(segments[at])
 		}
+		if !more {
+			return verdictOf(matches && at+1 == len(segments))
+		}
+		rest = rest[end+1:]
 	}
-	return verdictOf(matches && at == len(segments))
 }
 
-// cutSegment cuts at the first slash. No escape holds a slash.
-func cutSegment(b []byte) (segment, rest []byte, more bool) {
-	for i, c := range b {
-		if c == '/' {
-			return b[:i], b[i+1:], true
-		}
+// validPattern reports whether a pattern's segment with escapes or longer
+// characters names one segment that can exist. An escaped quote may; an
+// escaped backslash is a backslash.
+func validPattern(p word) bool {
+	if p.escaped {
+		return validSegment(string(p.value()))
 	}
-	return b, nil, false
-}
-
-// validPattern reports whether a pattern's segment names one segment that can
-// exist. It may hold an escaped quote, and no other escape.
-func validPattern(x word) bool {
-	for i, c := range x.text {
-		switch {
-		case c == '*':
-			return false
-		case c == '\\' && (i+1 == len(x.text) || x.text[i+1] != '"'):
-			return false
-		}
-	}
-	if x.escaped {
-		return validSegment(string(x.value()))
-	}
-	return validSegment(view(x.text))
+	return validSegment(view(p.text))
 }
 
 func allValid(segments []string) bool {

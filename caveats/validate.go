@@ -1,7 +1,6 @@
 package caveats
 
 import (
-	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -116,7 +115,7 @@ func readable(kind kind, w *words) (ok bool) {
 
 // lexicalFault says why condition is not words, or nothing if it is.
 func lexicalFault(condition string) string {
-	w := words{rest: []byte(condition), left: MaxWords, more: true}
+	w := words{rest: []byte(condition), more: true}
 	switch {
 	case w.skip():
 		return ""
@@ -128,8 +127,6 @@ func lexicalFault(condition string) string {
 		return "it holds a control character"
 	case strings.HasPrefix(condition, " ") || strings.HasSuffix(condition, " ") || strings.Contains(condition, "  "):
 		return "words are separated by exactly one space, with none before the first and after the last"
-	case w.left < 0:
-		return fmt.Sprintf("it has more than %d words", MaxWords)
 	}
 	return `a word with a space, '"' or '\' is written in double quotes, with \" and \\ inside`
 }

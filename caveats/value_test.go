@@ -152,3 +152,20 @@ func TestClientIP(t *testing.T) {
 		}
 	}
 }
+
+func FuzzPrefix4(f *testing.F) {
+	for _, s := range []string{"10.0.0.0/8", "192.0.2.7", "0.0.0.0/0", "10.0.0.1/8", "010.0.0.0/8", "10.0.0.0/08", "1.2.3", "1.2.3.4.5", "1.2.3.4/", "256.0.0.0"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		network, mask, ok := parsePrefix4([]byte(s))
+		p, ok2 := parsePrefix(word{text: []byte(s)})
+		if ok2 = ok2 && p.Addr().Is4(); ok != ok2 {
+			t.Fatalf("%q: %v, netip %v", s, ok, ok2)
+		}
+		if ok && (netip.AddrFrom4([4]byte{byte(network >> 24), byte(network >> 16), byte(network >> 8), byte(network)}) != p.Addr() ||
+			mask != ^uint32(0)<<(32-p.Bits())) {
+			t.Fatalf("%q: %x/%x, netip %v", s, network, mask, p)
+		}
+	})
+}

@@ -1,6 +1,8 @@
 package caveats
 
 import (
+	"encoding/binary"
+	"math/bits"
 	"strconv"
 	"strings"
 	"unicode"
@@ -8,26 +10,21 @@ import (
 	"unsafe"
 )
 
-// Bounds on one condition, checked before it is read. They are part of the
-// format: a longer condition is unreadable everywhere.
-const (
-	// MaxCondition is the most bytes of a condition.
-	MaxCondition = 4096
-	// MaxWords is the most words of a condition, its name included.
-	MaxWords = 65
-	// maxName is the most bytes of a name: of an argument, a context fact, a
-	// declared fact, an extension or a label.
-	maxName = 128
-)
+// MaxCondition is the most bytes of a condition, checked before it is read. It
+// is part of the format: a longer condition is unreadable everywhere.
+const MaxCondition = 4096
+
+// maxName is the most bytes of a name: of an argument, a context fact or a
+// declared fact, an action or a service.
+const maxName = 128
 
 // words reads the words of a condition one after another, in place. After the
 // last one, done tells whether everything that was read was well formed; until
 // it has said so nothing that was read counts.
 type words struct {
 	rest []byte // from the next word on, without the space before it
-	left int    // words that may still be read
-	bad  bool   // what remains is unreadable
 	more bool   // a further word must follow
+	bad  bool   // what remains is unreadable
 }
 
 // word is one word, without its quotes and with its escapes.
@@ -37,18 +34,18 @@ type word struct {
 	escaped bool // text holds \" or \\
 }
 
-// split cuts the condition's name from its words. It returns nil for a name
-// that is not a bare word.
+// split cuts the condition's name from its words. The name is not looked at
+// further: a known one is well formed.
 func split(condition []byte) (name []byte, w words) {
 	if len(condition) > MaxCondition {
 		return nil, words{bad: true}
 	}
-	w = words{rest: condition, left: MaxWords, more: len(condition) > 0}
-	first, ok := w.next()
-	if !ok || first.quoted {
-		return nil, words{bad: true}
+	for i, c := range condition {
+		if c == ' ' {
+			return condition[:i], words{rest: condition[i+1:], more: true}
+		}
 	}
-	return first.text, w
+	return condition, words{}
 }
 
 // byte classes, so that the common byte costs one look-up
@@ -89,40 +86,61 @@ func wideLen(b []byte) int {
 	return n
 }
 
+const (
+	ones  = 0x0101010101010101
+	highs = 0x80 * ones
+)
+
+// plainPrefix returns how many of the first bytes of b are plain for sure,
+// looking at eight at a time: it stops at each byte below '#', at '\', DEL and
+// beyond (Hacker's Delight, section 6-1; the lowest flag is exact).
+func plainPrefix(b []byte) int {
+	i := 0
+	for ; len(b)-i >= 8; i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
+		y := x ^ '\\'*ones
+		if stop := ((x-'#'*ones)&^x | (y-ones)&^y | x | (x + ones)) & highs; stop != 0 {
+			return i + bits.TrailingZeros64(stop)/8
+		}
+	}
+	return i
+}
+
 // next returns the next word, or false at the end and at what is unreadable.
 func (w *words) next() (word, bool) {
 	if !w.more {
 		return word{}, false
 	}
 	w.more = false
-	if w.left--; w.left < 0 || len(w.rest) == 0 {
-		w.bad = true
-		return word{}, false
-	}
-	if w.rest[0] == '"' {
-		return w.nextQuoted()
-	}
-	b, i := w.rest, 0
+	b := w.rest
+	i := plainPrefix(b)
 	for i < len(b) {
 		switch classes[b[i]] {
 		case plain:
 			i++
 			continue
-		case wide:
-			if n := wideLen(b[i:]); n > 0 {
-				i += n
-				continue
-			}
 		case blank:
 			if i > 0 {
 				w.rest, w.more = b[i+1:], true
 				return word{text: b[:i]}, true
 			}
+		case quote:
+			if i == 0 {
+				return w.nextQuoted()
+			}
+		case wide:
+			if n := wideLen(b[i:]); n > 0 {
+				i += n
+				continue
+			}
 		}
+		i = 0
+		break
+	}
+	if i == 0 {
 		w.bad = true
 		return word{}, false
 	}
-	w.rest = nil
 	return word{text: b}, true
 }
 
