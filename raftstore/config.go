@@ -20,7 +20,8 @@ type StateMachine interface {
 	// Indexes rise but are not consecutive, since Raft has entries of its own.
 	// The state machine keeps the last index with its state, atomically: what
 	// is at or below AppliedIndex is not delivered again. An entry's Command
-	// must not be modified, and may be kept.
+	// must not be modified, and may be kept. Where a disk of its own is full,
+	// Apply waits for space: it cannot fail, and a panic ends the process.
 	Apply(batch []Entry) []any
 
 	// Snapshot captures the state as of now. It must be quick, since nothing
@@ -106,7 +107,8 @@ type Config struct {
 	MaxCommand int
 
 	// OnFatal gets what the process cannot recover from, once, and must end
-	// it. The default logs and exits with status 1. If it returns all the
+	// it. It runs on whatever goroutine met the error, and must not call
+	// Close. The default logs and exits with status 1. If it returns all the
 	// same, the Store stops taking part: it acknowledges nothing any more.
 	OnFatal func(error)
 
@@ -134,15 +136,18 @@ func (cfg Config) withDefaults() (Config, error) {
 	setDefault(&cfg.SnapshotInterval, DefaultSnapshotInterval)
 	setDefault(&cfg.DiskStall, DefaultDiskStall)
 	setDefault(&cfg.MaxCommand, DefaultMaxCommand)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
 	if cfg.OnFatal == nil {
 		logger := cfg.Logger
+		if logger == nil {
+			logger = slog.Default() // nobody dies in silence
+		}
 		cfg.OnFatal = func(err error) {
-			logger.Error("cannot go on", "error", err)
+			logger.Error("raftstore cannot go on", "error", err)
 			os.Exit(1)
 		}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	switch {
 	case cfg.Dir == "":

@@ -168,10 +168,8 @@ func TestVoteWaitsForSpace(t *testing.T) {
 		if end == "space" {
 			f.append.Store(nil)
 			f.save.Store(nil)
-			for !s.IsLeader() {
-				if _, err := s.WaitLeader(testContext(t)); err != nil {
-					t.Fatal(err)
-				}
+			if _, err := s.WaitLeader(testContext(t)); err != nil {
+				t.Fatal(err)
 			}
 			propose(t, s, "again")
 			if !receive(t, s.LeaderChanges()) {

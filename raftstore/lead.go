@@ -128,8 +128,8 @@ func (s *Store) LeaderChanges() <-chan bool { return s.lead.changes }
 // the context's error, or ErrClosed.
 func (s *Store) WaitLeader(ctx context.Context) (uint64, error) {
 	for {
-		term, _, moved := s.lead.get()
-		if term != 0 {
+		_, _, moved := s.lead.get()
+		if term, ok := s.leading(); ok {
 			return term, nil
 		}
 		select {

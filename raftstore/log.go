@@ -13,6 +13,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 var (
@@ -57,7 +58,7 @@ func boltOptions() *bbolt.Options {
 func openLog(path string) (_ *boltLog, err error) {
 	db, err := bbolt.Open(path, 0o600, boltOptions())
 	if err != nil {
-		return nil, fmt.Errorf("raftstore: open %s: %w", path, diskFull(err))
+		return nil, openError(path, err)
 	}
 	b := &boltLog{db: db, path: path}
 	if b.file, err = os.OpenFile(path, os.O_RDWR, 0); err != nil {
@@ -88,6 +89,13 @@ func openLog(path string) (_ *boltLog, err error) {
 	}
 	b.staged = b.committed
 	return b, nil
+}
+
+func openError(path string, err error) error {
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return fmt.Errorf("%w: %s is open elsewhere", ErrLocked, path)
+	}
+	return fmt.Errorf("raftstore: open %s: %w", path, diskFull(err))
 }
 
 func (b *boltLog) Close() error { return errors.Join(b.db.Close(), b.file.Close()) }
@@ -447,7 +455,7 @@ func inspect(path string) (c contents, err error) {
 	opts.ReadOnly = true // does not scan for free pages, in which bbolt panics out of reach
 	db, err := bbolt.Open(path, 0o600, opts)
 	if err != nil {
-		return c, fmt.Errorf("raftstore: open %s: %w", path, err)
+		return c, openError(path, err)
 	}
 	defer db.Close()
 	err = db.View(func(tx *bbolt.Tx) error {

@@ -55,6 +55,27 @@ type snapshots struct {
 
 	mu    sync.Mutex
 	metas []*raft.SnapshotMeta // newest first
+	err   error                // the last failure to write, since Raft only passes on its text
+}
+
+// failed records err, if it is one, and returns it.
+func (s *snapshots) failed(err error) error {
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.err = diskFull(err)
+		return s.err
+	}
+	return nil
+}
+
+// failure returns the last failure to write, and forgets it.
+func (s *snapshots) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.err
+	s.err = nil
+	return err
 }
 
 // openSnapshots checks every snapshot in dir, and removes what a crash left
@@ -120,7 +141,7 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 	id := fmt.Sprintf("%020d-%020d", index, term)
 	f, err := os.OpenFile(filepath.Join(s.dir, id+snapshotTemp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return nil, diskFull(err)
+		return nil, s.failed(err)
 	}
 	k := &snapshotSink{store: s, f: f, sum: sha256.New(), meta: &raft.SnapshotMeta{
 		Version: 1, ID: id, Index: index, Term: term,
@@ -243,7 +264,7 @@ func (k *snapshotSink) ID() string { return k.meta.ID }
 func (k *snapshotSink) Write(b []byte) (int, error) {
 	n, err := k.w.Write(b)
 	k.meta.Size += int64(n)
-	return n, diskFull(err)
+	return n, k.store.failed(err)
 }
 
 // Cancel gives the snapshot up.
@@ -270,14 +291,14 @@ func (k *snapshotSink) Close() error {
 		}
 	}
 	if err != nil {
-		return errors.Join(diskFull(err), k.Cancel())
+		return errors.Join(k.store.failed(err), k.Cancel())
 	}
 	k.done = true
 	if err := k.f.Close(); err != nil {
-		return err
+		return k.store.failed(err)
 	}
 	if err := os.Rename(k.f.Name(), strings.TrimSuffix(k.f.Name(), snapshotTemp)+snapshotSuffix); err != nil {
-		return diskFull(err)
+		return k.store.failed(err)
 	}
 	if err := syncDir(k.store.dir); err != nil {
 		k.store.fatal(fmt.Errorf("raftstore: %s: sync failed: %w", k.store.dir, err))

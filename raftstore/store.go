@@ -317,7 +317,8 @@ func (s *Store) closedError() error {
 
 // Snapshot has the state machine written to a snapshot now, and the log before
 // it dropped but for Config.TrailingLogs entries. It returns ErrNothingNew when
-// nothing was applied since the last. If the context ends, the snapshot goes on.
+// nothing was applied since the last, and ErrDiskFull when it found no space. If
+// the context ends, the snapshot goes on.
 func (s *Store) Snapshot(ctx context.Context) error {
 	select {
 	case <-s.closing:
@@ -327,6 +328,7 @@ func (s *Store) Snapshot(ctx context.Context) error {
 	if index, _ := s.snaps.newest(); index >= s.fsm.applied.Load() {
 		return ErrNothingNew
 	}
+	s.snaps.failure() // of an earlier one
 	done := make(chan error, 1)
 	go func() { done <- s.raft.Snapshot().Error() }()
 	select {
@@ -337,6 +339,9 @@ func (s *Store) Snapshot(ctx context.Context) error {
 		case errors.Is(err, raft.ErrRaftShutdown):
 			return s.closedError()
 		case err != nil:
+			if cause := s.snaps.failure(); cause != nil {
+				err = cause
+			}
 			return fmt.Errorf("raftstore: snapshot: %w", err)
 		}
 		return nil

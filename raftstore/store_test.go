@@ -3,6 +3,8 @@ package raftstore
 import (
 	"context"
 	"errors"
+	"go/parser"
+	"go/token"
 	"io"
 	"os"
 	"path/filepath"
@@ -272,5 +274,41 @@ func TestAutomaticSnapshot(t *testing.T) {
 	case <-written:
 	case <-testContext(t).Done():
 		t.Fatal("no snapshot")
+	}
+}
+
+// A Store under the bbolt tool's hands is in use as well.
+func TestOpenElsewhere(t *testing.T) {
+	cfg := testConfig(t, t.TempDir())
+	closeStore(t, start(t, cfg, &ledger{}))
+	b, err := openLog(filepath.Join(cfg.Dir, "raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(cfg, &ledger{}); !errors.Is(err, ErrLocked) {
+		t.Errorf("got %v", err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, cfg, &ledger{})
+}
+
+// TestImports holds the package to depending on nothing of Writ.
+func TestImports(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil || len(files) < 10 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range f.Imports {
+			if strings.Contains(spec.Path.Value, "writ-dev/writ") {
+				t.Errorf("%s imports %s", name, spec.Path.Value)
+			}
+		}
 	}
 }
