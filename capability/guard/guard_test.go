@@ -166,7 +166,7 @@ func TestRawRequests(t *testing.T) {
 		{"negative length", "DELETE /files/q3 HTTP/1.1\r\nHost: files.example\r\nContent-Length: -1\r\n\r\n", 400, ""},
 		{"two lengths", "DELETE /files/q3 HTTP/1.1\r\nHost: files.example\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, ""},
 		{"no host", "GET /files/q3 HTTP/1.1\r\n" + auth + "\r\n", 400, ""},
-		{"token of 1 MiB", get("/files/q3", "Authorization: Bearer writ_"+strings.Repeat("A", 1<<20)+"\r\n"), 431, ""},
+		{"header of 2 MiB", get("/files/q3", "Authorization: Bearer writ_"+strings.Repeat("A", 2<<20)+"\r\n"), 431, ""},
 		{"token over its bound", get("/files/q3", "Authorization: Bearer writ_"+strings.Repeat("A", 30<<10)+"\r\n"), 401, ""},
 		{"discharges over their bound", get("/files/q3", auth, "Writ-Discharges: "+strings.Repeat("writ_AAAA ", 8<<10)+"writ_\r\n"), 401, ""},
 	} {
