@@ -24,10 +24,12 @@ type Grant struct {
 	buf []byte // the token set; a copy, so that nobody changes it meanwhile
 
 	// sigs[i] is the root's signature at point i: 0 is the identifier, i+1 is
-	// caveat i. Points below from are in prefix.
+	// caveat i. The first shared of them are in prefix instead.
 	sigs   [1 + MaxCaveats][32]byte
 	keyed  bool // sigs are known; a keyless verifier is told branches instead
 	prefix *prefixEntry
+	shared int
+	key    *RootKey // while a verification is under way
 
 	branches [1 + MaxCaveats]BranchID
 	known    [1 + MaxCaveats]bool // which of branches have been computed
@@ -50,7 +52,7 @@ type declaration struct{ key, value, end int }
 
 // reset forgets the last verification but keeps the memory.
 func (g *Grant) reset() {
-	g.valid, g.keyed, g.prefix = false, false, nil
+	g.valid, g.keyed, g.prefix, g.shared, g.key = false, false, nil, 0, nil
 	g.id = Identity{}
 	g.declared, g.facts, g.logLevel = g.declared[:0], g.facts[:0], ""
 	g.clearance.reset()
@@ -61,7 +63,7 @@ func (g *Grant) points() int { return 1 + int(g.layout.macaroons[0].last) }
 
 // sigAt is the root's signature at a point.
 func (g *Grant) sigAt(point int) *[32]byte {
-	if g.prefix != nil && point < len(g.prefix.sigs) {
+	if point < g.shared {
 		return &g.prefix.sigs[point]
 	}
 	return &g.sigs[point]
@@ -252,7 +254,7 @@ func (cl *Clearance) DeviceRevoked(d DeviceID) bool {
 }
 
 // logLevels from the least to the strictest.
-var logLevels = [...]string{"", "none", "minimal", "metadata", "full"}
+var logLevels = [...]string{"", "minimal", "metadata", "full"}
 
 // ObligeLog records that the call must be logged at least at this level.
 func (cl *Clearance) ObligeLog(level string) {

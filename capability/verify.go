@@ -2,6 +2,7 @@ package capability
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"time"
@@ -20,6 +21,7 @@ type Verifier struct {
 	budgets     Budgets
 	registry    Registry
 	cache       *prefixCache
+	answers     *answerCache
 }
 
 // Authenticator stands in for root keys in a service that has none: it asks
@@ -68,11 +70,19 @@ func WithRegistry(r Registry) Option {
 	}
 }
 
-// WithPrefixCache remembers up to n verified prefixes (0: none, the default).
+// WithPrefixCache remembers up to n verified chains (0: none, the default), so
+// that a token that comes again, or was narrowed since, costs only the caveats
+// that were not verified before. It is filled by granted calls alone, hit by
+// identical bytes under the same key alone, and holds at most two chains of a
+// token; an entry takes the token's size and 32 bytes a caveat. A keyless
+// verifier has WithAnswerCache instead.
 func WithPrefixCache(n int) Option {
 	return func(v *Verifier) error {
 		if n < 0 {
 			return errors.New("a prefix cache of negative size")
+		}
+		if v.keys == nil {
+			return errors.New("a prefix cache needs keys; a keyless verifier uses WithAnswerCache")
 		}
 		if n > 0 {
 			v.cache = newPrefixCache(n)
@@ -169,7 +179,7 @@ func (v *Verifier) Authenticate(ctx context.Context, set []byte, branches []Bran
 	}
 	var g Grant
 	g.buf = append([]byte(nil), set...)
-	if err := v.authenticate(ctx, &g); err != nil {
+	if err := v.authenticate(ctx, &g, 0); err != nil {
 		return branches, err
 	}
 	g.valid = true
@@ -178,7 +188,8 @@ func (v *Verifier) Authenticate(ctx context.Context, set []byte, branches []Bran
 
 // decide judges the token set in g.buf.
 func (v *Verifier) decide(ctx context.Context, g *Grant, req *Request, dry bool) error {
-	err := v.authenticate(ctx, g)
+	now := nowOf(req)
+	err := v.authenticate(ctx, g, now)
 	if err == nil {
 		cl := &g.clearance
 		cl.ctx, cl.request, cl.revocations, cl.grant = ctx, req, v.revocations, g
@@ -186,16 +197,30 @@ func (v *Verifier) decide(ctx context.Context, g *Grant, req *Request, dry bool)
 		cl.ctx, cl.request, cl.revocations, cl.grant = nil, nil, nil, nil
 	}
 	if err != nil {
+		if v.cache != nil && g.id.NotAfter != 0 && (now >= g.id.NotAfter || errors.Is(err, CodeRevoked)) {
+			v.cache.drop(g.id.ID)
+		}
 		g.reset()
 		return err
 	}
-	g.valid = true
+	if v.cache != nil && !dry {
+		v.cache.store(g, g.key, now)
+	}
+	g.key, g.valid = nil, true
 	return nil
+}
+
+// nowOf is the request's moment in Unix milliseconds, or 0.
+func nowOf(req *Request) int64 {
+	if req == nil || req.Now.IsZero() {
+		return 0
+	}
+	return req.Now.UnixMilli()
 }
 
 // authenticate does everything that must come before the token's word counts
 // for anything: bounds, the key, the chain's MAC, and then the discharges.
-func (v *Verifier) authenticate(ctx context.Context, g *Grant) error {
+func (v *Verifier) authenticate(ctx context.Context, g *Grant, now int64) error {
 	if code := g.layout.parse(g.buf); code != "" {
 		return code
 	}
@@ -208,7 +233,7 @@ func (v *Verifier) authenticate(ctx context.Context, g *Grant) error {
 		return CodeUnknownKey
 	}
 	if v.auth != nil {
-		err = v.askAuthority(ctx, g)
+		err = v.askAuthority(ctx, g, &id, now)
 	} else if code := v.checkMACs(g, &id); code != "" {
 		err = code
 	}
@@ -237,13 +262,18 @@ func (v *Verifier) checkMACs(g *Grant, id *Identity) Code {
 	var h hasher
 	h.init()
 	root, set := g.layout.root(), g.buf
-	g.keyed = true
+	g.keyed, g.key = true, key
 	clear(g.known[:g.points()])
-	h.sum(&g.sigs[0], &key.derived, root.id.of(set))
-	for i := range int(root.last) {
-		h.caveat(&g.sigs[i+1], &g.sigs[i], set, &g.layout.caveats[i])
+	if v.cache != nil {
+		g.prefix, g.shared = v.cache.find(set, &g.layout, id, key)
 	}
-	if subtle.ConstantTimeCompare(g.sigs[root.last][:], set[root.sig:root.sig+32]) != 1 {
+	if g.shared == 0 {
+		h.sum(&g.sigs[0], &key.derived, root.id.of(set))
+	}
+	for i := max(g.shared-1, 0); i < int(root.last); i++ {
+		h.caveat(&g.sigs[i+1], g.sigAt(i), set, &g.layout.caveats[i])
+	}
+	if subtle.ConstantTimeCompare(g.sigAt(int(root.last))[:], set[root.sig:root.sig+32]) != 1 {
 		return CodeBadSignature
 	}
 	return g.checkDischarges(&h)
@@ -260,16 +290,27 @@ func (h *hasher) caveat(out, sig *[32]byte, set []byte, c *caveatSpan) {
 
 // askAuthority has the authority do what checkMACs does, and repeats what can
 // be done without keys.
-func (v *Verifier) askAuthority(ctx context.Context, g *Grant) error {
-	got, err := v.auth.Authenticate(ctx, g.buf, g.branches[:0])
-	if err != nil {
-		return err
-	}
+func (v *Verifier) askAuthority(ctx context.Context, g *Grant, id *Identity, now int64) error {
 	n := g.points()
-	if len(got) != n {
-		return &Refusal{Code: CodeUnavailable, Detail: "the authority's answer is not about this token"}
+	known := false
+	var sum [sha256.Size]byte
+	if v.answers != nil && now != 0 {
+		sum = sha256.Sum256(g.buf)
+		_, known = v.answers.find(&sum, now, g.branches[:0])
 	}
-	copy(g.branches[:], got)
+	if !known {
+		got, err := v.auth.Authenticate(ctx, g.buf, nil)
+		if err != nil {
+			return err
+		}
+		if len(got) != n {
+			return &Refusal{Code: CodeUnavailable, Detail: "the authority's answer is not about this token"}
+		}
+		copy(g.branches[:], got)
+		if v.answers != nil && now != 0 {
+			v.answers.store(&sum, got, now, id.NotAfter)
+		}
+	}
 	for i := range n {
 		g.known[i] = true
 	}
