@@ -155,9 +155,9 @@ type Binder struct {
 
 // Bind gives r a fresh nonce, buffers its body, and returns t narrowed to r
 // and to Lifetime, with t's discharges. Whoever calls it puts the result into
-// r's Authorization and changes nothing else. Bind again before sending r
-// again. Errors: ErrMessage, what reading the body returns, and those of
-// Token.AttenuateExact.
+// r's Authorization and changes nothing else. To send r again, set its Body
+// from GetBody and bind again. Errors: ErrMessage, what reading the body
+// returns, and those of Token.AttenuateExact.
 func (b *Binder) Bind(r *http.Request, t *capability.Token) (*capability.Token, error) {
 	maxBody, lifetime, now, random := b.MaxBody, b.Lifetime, b.Now, b.Rand
 	if maxBody == 0 {
