@@ -340,7 +340,7 @@ func (b *boltLog) update(space int64, fn func(*bbolt.Tx) error) (err error) {
 const (
 	smallSpace = 64 << 10  // for one that writes the pages on the way to the root
 	spareSpace = 256 << 10 // left by an append, for a term and a vote when the next no longer fits
-	growSpace  = 4 << 20   // reserved at a time
+	growSpace  = 16 << 20  // reserved at a time, at most; a small file doubles
 )
 
 // reserve makes the file longer by space than its pages in use, with the blocks
@@ -359,7 +359,7 @@ func (b *boltLog) reserve(used, space int64) error {
 	if need <= b.size {
 		return nil
 	}
-	size := need + growSpace
+	size := need + min(used, growSpace)
 	err := allocate(b.file, b.size, size)
 	if err != nil && outOfSpace(err) {
 		size = need

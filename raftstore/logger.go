@@ -22,6 +22,9 @@ type slogSink struct{ logger *slog.Logger }
 // Accept implements hclog.SinkAdapter.
 func (s slogSink) Accept(name string, level hclog.Level, msg string, args ...any) {
 	lvl := slogLevel(level)
+	if msg == "skipping application of old log" {
+		lvl = slog.LevelDebug // a warning at every start, and no more than a fact
+	}
 	ctx := context.Background()
 	if !s.logger.Enabled(ctx, lvl) {
 		return
