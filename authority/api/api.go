@@ -29,12 +29,12 @@
 //	GET  /v1/services                read     services
 //	DELETE /v1/services/{name}       services services/NAME
 //	POST /v1/services/join           (the single-use join secret in the body is the authorization)
-//	POST /v1/services/renew          (the service's own credential)
-//	GET  /v1/dischargers             (any valid credential)
+//	POST /v1/services/renew          renew    services/NAME, by the service's own credential as it was issued
+//	GET  /v1/dischargers             read     dischargers
 //	GET  /v1/audit/checkpoint        read     audit
 //	GET  /v1/audit/records           read     audit
-//	GET  /v1/audit/inclusion         read     audit
-//	GET  /v1/audit/consistency       read     audit
+//	GET  /v1/audit/inclusion         read     audit/proofs
+//	GET  /v1/audit/consistency       read     audit/proofs
 //	GET  /v1/status                  read     status
 //	GET  /v1/openapi.json            (anyone)
 //	/livez /readyz /metrics          (anyone; metrics can be moved to another listener)

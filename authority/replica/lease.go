@@ -40,7 +40,7 @@ type blocks struct {
 
 	mu     sync.Mutex
 	closed bool           // guarded by mu; nothing is started after
-	wg     sync.WaitGroup // requests and returns under way; Add under mu
+	wg     sync.WaitGroup // requests and returns under way; from zero under mu
 }
 
 func newBlocks(ctx context.Context, cfg LeaseConfig, from lessor, clock func() int64, now func() time.Time, log *slog.Logger) *blocks {
@@ -52,14 +52,18 @@ func newBlocks(ctx context.Context, cfg LeaseConfig, from lessor, clock func() i
 
 func (l *blocks) len() int { return l.table.len() }
 
-// begin starts f unless the replica is closing.
-func (l *blocks) begin(f func()) bool {
+// within runs f unless the replica is closing. Close waits for f, and for all
+// that f starts.
+func (l *blocks) within(f func()) bool {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.closed {
+		l.mu.Unlock()
 		return false
 	}
-	l.wg.Go(f)
+	l.wg.Add(1)
+	l.mu.Unlock()
+	defer l.wg.Done()
+	f()
 	return true
 }
 
@@ -146,24 +150,28 @@ func (l *blocks) block(p *capability.BudgetPath) (*block, error) {
 // replica is closing.
 func (l *blocks) request(k *block) *flight {
 	f := &flight{done: make(chan struct{})}
-	req := api.LeaseRequest{Macaroon: k.macaroon, Want: l.cfg.Want}
-	spent := k.exhausted()
-	if len(spent) != 0 {
-		req.Lease, spent = spent[0].id, spent[1:]
-	}
-	if !l.begin(func() { l.perform(k, f, req, spent) }) {
+	if !l.within(func() { l.wg.Go(func() { l.perform(k, f) }) }) {
 		return nil
 	}
 	k.flight = f
 	return f
 }
 
-func (l *blocks) perform(k *block, f *flight, req api.LeaseRequest, spent []lease) {
+// perform asks for a lease. The first of the leases that are spent is closed by
+// the same request.
+func (l *blocks) perform(k *block, f *flight) {
 	defer close(f.done)
-	l.table.unlist(req.Lease)
-	for _, s := range spent {
+	req := api.LeaseRequest{Macaroon: k.macaroon, Want: l.cfg.Want}
+	k.mu.Lock()
+	spent := k.exhausted()
+	k.mu.Unlock()
+	for i, s := range spent {
 		l.table.unlist(s.id)
-		l.give(k, s.id, 0)
+		if i == 0 {
+			req.Lease = s.id
+		} else {
+			l.give(k, s.id, 0)
+		}
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, leaseTimeout)
 	defer cancel()
@@ -229,9 +237,9 @@ func (t *table) lessee(id string) *block {
 }
 
 // give closes a lease in the background. What cannot be given back counts as
-// spent.
+// spent. It is called within.
 func (l *blocks) give(k *block, id string, unspent uint64) {
-	l.begin(func() { l.giveNow(l.ctx, k, id, unspent) })
+	l.wg.Go(func() { l.giveNow(l.ctx, k, id, unspent) })
 }
 
 func (l *blocks) giveNow(ctx context.Context, k *block, id string, unspent uint64) {
@@ -274,12 +282,14 @@ func (l *blocks) recall(id string) {
 	if k == nil {
 		return // closed already, or another replica's
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, r := range k.drain() {
-		l.table.unlist(r.id)
-		l.give(k, r.id, r.unspent)
-	}
+	l.within(func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for _, r := range k.drain() {
+			l.table.unlist(r.id)
+			l.give(k, r.id, r.unspent)
+		}
+	})
 }
 
 // retire takes a block out and gives back what it holds, unless its token has
@@ -334,8 +344,7 @@ func (l *blocks) evict() bool {
 	if best == nil {
 		return false
 	}
-	l.retire(best, l.give)
-	return true
+	return l.within(func() { l.retire(best, l.give) })
 }
 
 // sweep retires blocks that are idle or whose token has ended.
@@ -347,7 +356,7 @@ func (l *blocks) sweep() {
 		out := idle >= l.cfg.Idle || k.notAfter <= ms
 		k.mu.Unlock()
 		if out {
-			l.retire(k, l.give)
+			l.within(func() { l.retire(k, l.give) })
 		}
 	}
 }
