@@ -96,6 +96,9 @@ type Caller struct {
 	Token    capability.TokenID    // of the credential
 	Branches []capability.BranchID // every point of its chain
 	Audience string                // of the credential: "writ"
+	// Credential is the credential itself, as verified (Grant.Token). Issuing a
+	// credential for the audience "writ" with a narrowed one needs it.
+	Credential *capability.Token
 }
 
 // Call is a change that a Caller asks for.

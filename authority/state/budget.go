@@ -30,7 +30,9 @@ func decodeBudget(v []byte) budget {
 	return budget{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:]), binary.BigEndian.Uint32(v[16:])}
 }
 
-func budgetKey(token capability.TokenID, branch capability.BranchID) []byte { return join(token[:], branch[:]) }
+func budgetKey(token capability.TokenID, branch capability.BranchID) []byte {
+	return join(token[:], branch[:])
+}
 
 // leaseRecord is an open lease.
 type leaseRecord struct {
@@ -98,7 +100,7 @@ func (a *applier) lease(h *Header, b *Lease) (*LeaseResult, error) {
 	a.audit(h, auditRecord{
 		Action: "lease", Token: b.Token.String(), Branch: branches[len(branches)-1].String(), Lease: b.ID.String(), Calls: granted,
 	})
-	return &LeaseResult{Index: a.index, Granted: granted, Expires: e.notAfter}, nil
+	return &LeaseResult{Index: a.index, Lease: b.ID, Granted: granted, Expires: e.notAfter}, nil
 }
 
 // checkLease checks the request, and that its token may be spent from at all.

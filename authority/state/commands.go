@@ -214,6 +214,7 @@ type Lease struct {
 // LeaseResult is what was granted.
 type LeaseResult struct {
 	Index   uint64
+	Lease   LeaseID // the earlier one on a retry
 	Granted uint64
 	Expires int64 // Unix ms: the token's not-after
 }

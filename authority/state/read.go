@@ -313,3 +313,10 @@ func (m *Machine) FeedSnapshot(audiences []string, registered bool) (*FeedSnapsh
 	})
 	return s, nil
 }
+
+// Through is the index of the last entry that memory holds: what Events and the
+// look-ups from memory are of. It is never behind AppliedIndex.
+func (m *Machine) Through() (index uint64) {
+	m.read(func(mem *memory) { index = mem.events.through })
+	return index
+}

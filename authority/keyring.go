@@ -1,0 +1,208 @@
+package authority
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/seal"
+	"github.com/writ-dev/writ/authority/state"
+	"github.com/writ-dev/writ/capability"
+)
+
+// keyring opens sealed keys and derives audience keys. What verifies and what
+// mints is the state's to say, and asked every time.
+type keyring struct {
+	machine *state.Machine
+	cluster *seal.ClusterKey
+	clock   func() time.Time
+
+	mu      sync.Mutex
+	opened  map[openedName]*seal.Secret // masters and admin secrets; guarded by mu
+	derived map[derivedName]*capability.RootKey
+}
+
+type openedName struct {
+	purpose string
+	epoch   uint32
+}
+
+type derivedName struct {
+	audience          string
+	epoch, generation uint32
+}
+
+// maxDerived bounds the audience keys that are kept derived.
+const maxDerived = 4096
+
+func newKeyring(machine *state.Machine, cluster *seal.ClusterKey, clock func() time.Time) *keyring {
+	return &keyring{
+		machine: machine, cluster: cluster, clock: clock,
+		opened: make(map[openedName]*seal.Secret), derived: make(map[derivedName]*capability.RootKey),
+	}
+}
+
+// label is the seal's label of a key of this cluster.
+func label(cluster string, k *state.SealedKey) seal.Label {
+	return seal.Label{Cluster: cluster, Incarnation: k.Incarnation, Purpose: k.Purpose, Epoch: k.Epoch}
+}
+
+// sealedKey returns the key of a purpose and epoch, or nil.
+func sealedKey(m *state.Machine, purpose string, epoch uint32) *state.SealedKey {
+	for _, k := range m.SealedKeys(purpose) {
+		if k.Epoch == epoch {
+			return &k
+		}
+	}
+	return nil
+}
+
+// secret opens the sealed secret of a purpose and epoch.
+func (r *keyring) secret(purpose string, epoch uint32) (*seal.Secret, error) {
+	name := openedName{purpose, epoch}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.opened[name]; s != nil {
+		return s, nil
+	}
+	k := sealedKey(r.machine, purpose, epoch)
+	if k == nil {
+		return nil, &Error{Code: capability.CodeUnknownKey, Detail: "no such key"}
+	}
+	s, err := r.cluster.OpenSecret(label(r.machine.Cluster().ID, k), k.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("opening the %s key of epoch %d: %w", purpose, epoch, err)
+	}
+	r.opened[name] = s
+	return s, nil
+}
+
+// until says when a key of this epoch and generation verifies nothing any more
+// (Unix ms; 0: not foreseen); ok is false if it verifies nothing now.
+func (r *keyring) until(audience string, epoch, generation uint32) (until int64, ok bool) {
+	now := r.clock().UnixMilli()
+	within := func(end int64) bool {
+		if end != 0 && (until == 0 || end < until) {
+			until = end
+		}
+		return end == 0 || now < end
+	}
+	if audience == api.AdminAudience {
+		if epoch < state.AdminEpoch || sealedKey(r.machine, state.PurposeAdmin, epoch) == nil {
+			return 0, false
+		}
+	} else if !r.epochVerifies(epoch, within) {
+		return 0, false
+	}
+	gens := r.machine.Generations(audience)
+	if len(gens) == 0 {
+		return until, generation == 0
+	}
+	for _, g := range gens {
+		if g.Generation == generation {
+			return until, within(g.Until)
+		}
+	}
+	return 0, false
+}
+
+func (r *keyring) epochVerifies(epoch uint32, within func(int64) bool) bool {
+	for _, e := range r.machine.Epochs() {
+		if e.Epoch == epoch {
+			return !e.Revoked && within(e.Until)
+		}
+	}
+	return false
+}
+
+// key returns a root key if it verifies now, and until when (Unix ms, or 0).
+func (r *keyring) key(audience string, epoch, generation uint32) (*capability.RootKey, int64) {
+	until, ok := r.until(audience, epoch, generation)
+	if !ok {
+		return nil, 0
+	}
+	k, err := r.derive(audience, epoch, generation)
+	if err != nil {
+		return nil, 0
+	}
+	return k, until
+}
+
+// derive derives a root key whether or not it verifies now.
+func (r *keyring) derive(audience string, epoch, generation uint32) (*capability.RootKey, error) {
+	name := derivedName{audience, epoch, generation}
+	r.mu.Lock()
+	k := r.derived[name]
+	r.mu.Unlock()
+	if k != nil {
+		return k, nil
+	}
+	bytes, err := r.bytes(audience, epoch, generation)
+	if err != nil {
+		return nil, err
+	}
+	k = capability.NewRootKey(bytes)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if again := r.derived[name]; again != nil {
+		return again, nil // one pointer for one key
+	}
+	if len(r.derived) >= maxDerived {
+		clear(r.derived)
+	}
+	r.derived[name] = k
+	return k, nil
+}
+
+// bytes derives the 32 bytes of a root key.
+func (r *keyring) bytes(audience string, epoch, generation uint32) ([32]byte, error) {
+	purpose := state.PurposeMaster
+	if audience == api.AdminAudience {
+		purpose = state.PurposeAdmin
+	}
+	s, err := r.secret(purpose, epoch)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return seal.AudienceKey(s, epoch, generation, audience), nil
+}
+
+// mints returns the epoch and generation that mint for an audience at a stamp.
+func (r *keyring) mints(audience string, stamp int64) (epoch, generation uint32, err error) {
+	for _, g := range r.machine.Generations(audience) {
+		if g.MintsFrom <= stamp {
+			generation = g.Generation
+		}
+	}
+	if audience == api.AdminAudience {
+		for _, k := range r.machine.SealedKeys(state.PurposeAdmin) {
+			epoch = k.Epoch
+		}
+	} else {
+		for _, e := range r.machine.Epochs() {
+			if e.MintsFrom <= stamp && !e.Revoked {
+				epoch = e.Epoch
+			}
+		}
+	}
+	if epoch == 0 {
+		return 0, 0, &Error{Code: capability.CodeUnavailable, Detail: "no key mints at this time", Hint: "writ keys rotate"}
+	}
+	return epoch, generation, nil
+}
+
+// keysOf is the keyring as a capability.Keys: of the admin audience, or of all others.
+type keysOf struct {
+	ring  *keyring
+	admin bool
+}
+
+// Key implements capability.Keys.
+func (k keysOf) Key(audience []byte, epoch, generation uint32) *capability.RootKey {
+	if k.admin != (string(audience) == api.AdminAudience) {
+		return nil
+	}
+	key, _ := k.ring.key(string(audience), epoch, generation)
+	return key
+}
