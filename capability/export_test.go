@@ -2,6 +2,8 @@ package capability
 
 import (
 	"context"
+	"testing"
+	"time"
 
 	"gopkg.in/macaroon.v2"
 )
@@ -57,4 +59,65 @@ func RecodeThirdParty(b []byte) ([]byte, bool) {
 		return nil, false
 	}
 	return o.encode(&o.key), true
+}
+
+// TestCache is a verifier with a prefix cache whose hits can be counted.
+type TestCache struct {
+	Now time.Time
+	v   *Verifier
+}
+
+// NewTestCache builds one, without revocations if no option is given.
+func NewTestCache(t testing.TB, n int, keys Keys, checker Checker, opts ...Option) *TestCache {
+	if len(opts) == 0 {
+		opts = []Option{UnsafeWithoutRevocations()}
+	}
+	v, err := NewVerifier(keys, []string{"corp"}, checker, append(opts, WithPrefixCache(n))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &TestCache{Now: time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC), v: v}
+}
+
+// Want verifies tok, which must be granted with so many points from the cache.
+func (c *TestCache) Want(t testing.TB, tok *Token, points int) {
+	t.Helper()
+	c.WantCode(t, tok, points, "")
+}
+
+// WantCode is Want for a refusal.
+func (c *TestCache) WantCode(t testing.TB, tok *Token, points int, want Code) {
+	t.Helper()
+	var l layout
+	id, err := ParseIdentity(tok.raw[3:][:tok.raw[2]])
+	if err != nil || l.parse(tok.raw) != "" {
+		t.Fatal("not a token")
+	}
+	got := 0
+	if key := c.v.keys.Key(id.Audience, id.Epoch, id.Generation); key != nil {
+		_, got = c.v.cache.find(tok.raw, &l, &id, key)
+	}
+	if got != points {
+		t.Errorf("%d points from the cache, want %d", got, points)
+	}
+	if code := CodeOf(c.Verify(t, tok)); code != want {
+		t.Errorf("code %q, want %q", code, want)
+	}
+}
+
+// Verify verifies tok.
+func (c *TestCache) Verify(t testing.TB, tok *Token) error {
+	return c.v.Verify(t.Context(), new(Grant), tok.raw, &Request{Now: c.Now})
+}
+
+// Entries is how many chains are remembered.
+func (c *TestCache) Entries() (n int) {
+	for i := range c.v.cache.at {
+		for j := range c.v.cache.at[i] {
+			if c.v.cache.at[i][j].Load() != nil {
+				n++
+			}
+		}
+	}
+	return n
 }
