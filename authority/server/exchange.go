@@ -1,0 +1,342 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/writ-dev/writ/authority"
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/capability"
+)
+
+const (
+	smallBody = 64 << 10 // what every request of package api fits in but those below
+	setBody   = 128 << 10
+)
+
+// exchange is one call under way.
+type exchange struct {
+	s     *Server
+	w     http.ResponseWriter
+	r     *http.Request
+	route *route
+	query url.Values
+	set   []byte // the credential's token set, its MAC verified; nil: none came
+	token *capability.Token
+	body  []byte
+	call  authority.Call // Caller once the credential was cleared
+}
+
+// ctx is the call's context.
+func (x *exchange) ctx() context.Context { return x.r.Context() }
+
+// dispatch is what every request comes through.
+func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	// ServeMux would answer a path that is not clean with a redirect, and a
+	// wrong method with plain text.
+	handler, pattern := s.mux.Handler(r)
+	if pattern == "" || handler == nil || r.URL.Path != r.URL.EscapedPath() && strings.Contains(strings.ToLower(r.URL.EscapedPath()), "%2f") {
+		s.miss(w, r)
+		return
+	}
+	s.mux.ServeHTTP(w, r)
+}
+
+// miss answers for what is no endpoint.
+func (s *Server) miss(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	var allow []string
+	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+		probe := &http.Request{Method: m, URL: r.URL, Host: r.Host}
+		if _, pattern := s.mux.Handler(probe); pattern != "" && m != r.Method {
+			allow = append(allow, m)
+		}
+	}
+	err := errNotFound
+	if len(allow) != 0 {
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		err = &refusal{status: http.StatusMethodNotAllowed, code: api.CodeInvalid, detail: "this endpoint knows " + strings.Join(allow, ", ")}
+	}
+	s.writeProblem(w, r, "none", "", err)
+	s.metrics.observe("none", err.status, time.Since(start))
+}
+
+// serve is the one way that an endpoint is reached.
+func (s *Server) serve(rt *route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		if rt.stream == nil {
+			ctx, cancel := context.WithTimeout(r.Context(), s.cfg.Limits.Timeout)
+			defer cancel()
+			r = r.WithContext(ctx)
+		}
+		x := &exchange{s: s, w: w, r: r, route: rt}
+		status := http.StatusOK
+		if err := x.run(); err != nil {
+			status = refuse(err).status
+			s.writeProblem(w, r, rt.name(), x.call.Name, err)
+		} else if rt.status != 0 {
+			status = rt.status
+		}
+		if rt.stream == nil {
+			s.metrics.observe(rt.name(), status, time.Since(start))
+		} else {
+			s.metrics.count(rt.name(), status)
+		}
+	})
+}
+
+func (x *exchange) run() error {
+	lane := &x.s.lanes[x.route.lane]
+	if !lane.enter(x.ctx()) {
+		return errOverloaded
+	}
+	defer lane.leave()
+	if x.route.raw != nil {
+		return x.route.raw(x)
+	}
+	if err := x.authenticate(); err != nil {
+		return err
+	}
+	if err := x.readQuery(); err != nil {
+		return err
+	}
+	if err := x.readBody(); err != nil {
+		return err
+	}
+	if err := x.readRequestID(); err != nil {
+		return err
+	}
+	if x.route.stream != nil {
+		return x.route.stream(x)
+	}
+	out, err := x.route.handle(x)
+	if err != nil {
+		return err
+	}
+	return x.write(out)
+}
+
+func (x *exchange) write(out any) error {
+	status := x.route.status
+	if out == nil {
+		x.w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	body, err := json.Marshal(out)
+	if err != nil {
+		return err
+	}
+	if status == 0 {
+		status = http.StatusOK
+	}
+	x.w.Header().Set("Content-Type", "application/json")
+	x.w.WriteHeader(status)
+	_, _ = x.w.Write(append(body, '\n'))
+	return nil
+}
+
+// authenticate reads the credential and verifies its MAC, before anything is
+// read of the body: a stranger costs a few microseconds. What the credential
+// allows is for clear.
+func (x *exchange) authenticate() error {
+	values := x.r.Header.Values("Authorization")
+	if len(values) == 0 {
+		if x.route.anonymous {
+			return nil
+		}
+		return errNoCredential
+	}
+	if len(values) > 1 {
+		return errTwoCredentials
+	}
+	scheme, text, ok := strings.Cut(values[0], " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") {
+		return errNoCredential
+	}
+	token, err := capability.Parse(text)
+	if err != nil {
+		return credentialRefusal(err)
+	}
+	var discharges []*capability.Token
+	for _, v := range x.r.Header.Values(api.HeaderDischarges) {
+		for _, f := range strings.Fields(v) {
+			if len(discharges) == capability.MaxDischarges {
+				return credentialRefusal(capability.CodeTooLarge)
+			}
+			d, err := capability.Parse(f)
+			if err != nil {
+				return credentialRefusal(err)
+			}
+			discharges = append(discharges, d)
+		}
+	}
+	if len(discharges) != 0 {
+		if token, err = token.WithDischarges(discharges...); err != nil {
+			return credentialRefusal(err)
+		}
+	}
+	set := token.Bytes()
+	if _, err := x.s.verifier.Authenticate(x.ctx(), set, nil); err != nil {
+		return credentialRefusal(err)
+	}
+	x.set, x.token = set, token
+	return nil
+}
+
+// clear verifies the credential against an action on every one of the
+// resources, and says who the caller is. Nothing is spent but by the first.
+func (x *exchange) clear(action string, resources ...[]string) error {
+	if x.set == nil {
+		return errNoCredential
+	}
+	g := x.s.grants.Get().(*capability.Grant)
+	defer x.s.grants.Put(g)
+	for i, res := range resources {
+		req := capability.Request{Now: x.s.cfg.Now(), Service: api.AdminAudience, Action: action, Resource: res, Client: remote(x.r)}
+		verify := x.s.verifier.Verify
+		if i > 0 {
+			verify = x.s.verifier.DryRun
+		}
+		if err := verify(x.ctx(), g, x.set, &req); err != nil {
+			return credentialRefusal(err)
+		}
+	}
+	if len(resources) == 0 {
+		return errors.New("an endpoint without a resource")
+	}
+	x.call.Caller = authority.Caller{Name: g.Subject(), Token: g.ID(), Branches: g.AppendBranches(nil), Audience: g.Audience(), Credential: x.token}
+	return nil
+}
+
+func remote(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
+
+// readQuery holds the query to the parameters of the route.
+func (x *exchange) readQuery() error {
+	q, err := url.ParseQuery(x.r.URL.RawQuery)
+	if err != nil || len(x.r.URL.RawQuery) > 8<<10 {
+		return invalid("the query cannot be read")
+	}
+	for name, values := range q {
+		p := x.route.param(name)
+		if p == nil {
+			return invalid("query parameter " + strconv.QuoteToASCII(clip(name)) + " is unknown")
+		}
+		if len(values) > 1 && !p.many {
+			return invalid("query parameter " + name + " is given twice")
+		}
+	}
+	for _, p := range x.route.params {
+		if p.required && len(q[p.name]) == 0 {
+			return invalid("query parameter " + p.name + " is missing")
+		}
+	}
+	x.query = q
+	return nil
+}
+
+func clip(s string) string { return s[:min(len(s), 64)] }
+
+// number reads a query parameter that is a decimal, canonical, not negative.
+func (x *exchange) number(name string, def uint64) (uint64, error) {
+	v := x.query.Get(name)
+	if v == "" {
+		return def, nil
+	}
+	n, err := strconv.ParseUint(v, 10, 63)
+	if err != nil || strconv.FormatUint(n, 10) != v {
+		return 0, invalid("query parameter " + name + " is no number")
+	}
+	return n, nil
+}
+
+// readBody reads the body within the route's bound.
+func (x *exchange) readBody() error {
+	if x.route.request == nil {
+		// A body where none belongs is refused rather than ignored.
+		if x.r.ContentLength > 0 || x.r.ContentLength < 0 && !empty(x.r.Body) {
+			return invalid("this endpoint takes no body")
+		}
+		return nil
+	}
+	want := x.route.contentType
+	if want == "" {
+		want = "application/json"
+	}
+	if t, params, err := mime.ParseMediaType(x.r.Header.Get("Content-Type")); err != nil || t != want ||
+		len(params) > 1 || len(params) == 1 && !strings.EqualFold(params["charset"], "utf-8") {
+		return &refusal{status: http.StatusUnsupportedMediaType, code: api.CodeInvalid, detail: "Content-Type must be " + want}
+	}
+	if x.r.Header.Get("Content-Encoding") != "" {
+		return &refusal{status: http.StatusUnsupportedMediaType, code: api.CodeInvalid, detail: "the body must not be encoded"}
+	}
+	limit := x.route.limit
+	if limit == 0 {
+		limit = smallBody
+	}
+	tooLarge := &refusal{status: http.StatusRequestEntityTooLarge, code: api.CodeBodyTooLarge,
+		detail: "the body is over " + strconv.FormatInt(limit, 10) + " bytes"}
+	if x.r.ContentLength > limit {
+		return tooLarge
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, limit))
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return tooLarge
+		}
+		return &refusal{status: http.StatusBadRequest, code: api.CodeInvalid, detail: "the body cannot be read", err: err}
+	}
+	x.body = body
+	return nil
+}
+
+func empty(r io.Reader) bool {
+	var b [1]byte
+	n, _ := io.ReadFull(r, b[:])
+	return n == 0
+}
+
+// decode reads the body as JSON, strictly.
+func (x *exchange) decode(into any) error {
+	if err := api.Decode(x.body, into); err != nil {
+		return &refusal{status: http.StatusBadRequest, code: api.CodeInvalid, detail: err.Error()}
+	}
+	return nil
+}
+
+// readRequestID reads the caller's id for a change, and hashes what was asked.
+func (x *exchange) readRequestID() error {
+	h := sha256.New()
+	io.WriteString(h, x.r.Method+"\n"+x.r.URL.RequestURI()+"\n")
+	h.Write(x.body)
+	h.Sum(x.call.Body[:0])
+	values := x.r.Header.Values(api.HeaderRequestID)
+	if len(values) == 0 {
+		return nil
+	}
+	id, err := capability.ParseTokenID(values[0])
+	if err != nil || len(values) > 1 || id[6]>>4 != 7 || id[8]>>6 != 2 {
+		return invalid(api.HeaderRequestID + " is not one UUIDv7")
+	}
+	x.call.Request = id
+	return nil
+}

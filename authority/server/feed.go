@@ -1,0 +1,249 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/writ-dev/writ/authority"
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/capability"
+)
+
+// openStream is a feed that is open here.
+type openStream struct {
+	caller    string
+	audiences []string
+}
+
+// flushLag is how long a registered token may wait for company before it is
+// sent; everything else is sent at once.
+const flushLag = 10 * time.Millisecond
+
+var (
+	errTooManyStreams = &refusal{status: http.StatusTooManyRequests, code: api.CodeOverloaded, retry: 5, detail: "too many feeds are open"}
+	errNoStream       = &refusal{status: http.StatusNotFound, code: api.CodeNotFound, detail: "no such stream is open at this node"}
+	errShuttingDown   = &refusal{status: http.StatusServiceUnavailable, code: capability.CodeUnavailable, retry: 1, detail: "the node is shutting down"}
+)
+
+// feed streams until the caller, the node or the credential ends it.
+func feed(x *exchange) error {
+	access, err := audiencesAccess(x)
+	if err != nil {
+		return err
+	}
+	if err := x.clear("feed", access...); err != nil {
+		return err
+	}
+	req := authority.FeedRequest{Audiences: x.query["audience"]}
+	switch v := x.query.Get("registered"); v {
+	case "true":
+		req.Registered = true
+	case "", "false":
+	default:
+		return invalid("registered is true or false")
+	}
+	if req.From.Incarnation, err = x.number("incarnation", 0); err != nil {
+		return err
+	}
+	if req.From.Index, err = x.number("index", 0); err != nil {
+		return err
+	}
+	caller := x.call.Name
+	if err := x.s.openFeed(caller); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(x.ctx())
+	defer cancel()
+	defer context.AfterFunc(x.s.feeds, cancel)()
+	if x.s.feeds.Err() != nil {
+		x.s.closeFeed(caller, "")
+		return errShuttingDown
+	}
+	f := &feedWriter{x: x, out: http.NewResponseController(x.w), ctx: ctx}
+	defer func() { x.s.closeFeed(caller, f.stream) }()
+	// A request's deadlines are not a stream's: its writes are bounded one by one.
+	_ = f.out.SetReadDeadline(time.Time{})
+	_ = f.out.SetWriteDeadline(time.Time{})
+	rechecked := make(chan struct{})
+	go func() {
+		defer close(rechecked)
+		x.recheck(ctx, cancel, access)
+	}()
+	err = x.s.a.Feed(ctx, x.call.Caller, req, f.send)
+	cancel()
+	<-rechecked
+	f.stop()
+	if !f.begun {
+		return err
+	}
+	if err != nil && ctx.Err() == nil {
+		x.s.log.Info("feed ended", "caller", caller, "stream", f.stream, "why", err.Error())
+	}
+	return nil // the status has been sent; the client sees the stream end
+}
+
+// recheck ends a stream whose credential no longer allows it.
+func (x *exchange) recheck(ctx context.Context, end context.CancelFunc, access resources) {
+	t := time.NewTicker(recheckEvery)
+	defer t.Stop()
+	g := new(capability.Grant)
+	for {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, res := range access {
+			req := capability.Request{Now: x.s.cfg.Now(), Service: api.AdminAudience, Action: "feed", Resource: res, Client: remote(x.r)}
+			err := x.s.verifier.DryRun(ctx, g, x.set, &req)
+			if err == nil || ctx.Err() != nil || errors.Is(err, capability.CodeStaleRevocations) || errors.Is(err, capability.CodeUnavailable) {
+				// A node that cannot decide gives no pongs either.
+				continue
+			}
+			x.s.log.Info("feed ended", "caller", x.call.Name, "why", err.Error())
+			end()
+			return
+		}
+	}
+}
+
+// openFeed counts a stream in.
+func (s *Server) openFeed(caller string) error {
+	s.streamsMu.Lock()
+	defer s.streamsMu.Unlock()
+	if s.open >= s.cfg.Limits.Streams || s.callers[caller] >= s.cfg.Limits.PerCaller {
+		return errTooManyStreams
+	}
+	s.open++
+	s.callers[caller]++
+	return nil
+}
+
+func (s *Server) closeFeed(caller, stream string) {
+	s.streamsMu.Lock()
+	defer s.streamsMu.Unlock()
+	s.open--
+	if s.callers[caller]--; s.callers[caller] == 0 {
+		delete(s.callers, caller)
+	}
+	delete(s.streams, stream)
+}
+
+// feedWriter writes a feed's events as lines.
+type feedWriter struct {
+	x      *exchange
+	out    *http.ResponseController
+	ctx    context.Context
+	stream string // id, once hello was sent; the sending goroutine's own
+	begun  bool   // likewise
+
+	mu       sync.Mutex
+	snapshot bool // within one: flushed as the buffer fills
+	dirty    bool // written and not flushed
+	timer    *time.Timer
+	err      error
+}
+
+// send is called from one goroutine.
+func (f *feedWriter) send(e *api.FeedEvent) error {
+	if !f.begun {
+		f.begun = true
+		f.x.w.Header().Set("Content-Type", "application/x-ndjson")
+		f.x.w.WriteHeader(http.StatusOK)
+	}
+	if e.Hello != nil && f.stream == "" {
+		f.stream = e.Hello.Stream
+		s := f.x.s
+		s.streamsMu.Lock()
+		s.streams[f.stream] = openStream{caller: f.x.call.Name, audiences: f.x.query["audience"]}
+		s.streamsMu.Unlock()
+	}
+	line, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil {
+		return f.err
+	}
+	// Writes can block too, when the window is full.
+	_ = f.out.SetWriteDeadline(time.Now().Add(feedWriteTimeout))
+	if _, err := f.x.w.Write(append(line, '\n')); err != nil {
+		return err
+	}
+	f.dirty = true
+	if e.Snapshot != "" {
+		f.snapshot = e.Snapshot == "begin"
+	}
+	switch {
+	case f.snapshot:
+		return nil
+	case e.Issued != nil:
+		if f.timer == nil {
+			f.timer = time.AfterFunc(flushLag, f.late)
+		}
+		return nil
+	}
+	return f.flush()
+}
+
+// flush is called with mu held.
+func (f *feedWriter) flush() error {
+	if f.timer != nil {
+		f.timer.Stop()
+		f.timer = nil
+	}
+	if !f.dirty || f.err != nil {
+		return f.err
+	}
+	f.dirty = false
+	if f.err = f.out.Flush(); f.err != nil {
+		return f.err
+	}
+	return f.out.SetWriteDeadline(time.Time{})
+}
+
+// late flushes what has waited long enough.
+func (f *feedWriter) late() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.timer != nil && f.ctx.Err() == nil {
+		f.timer = nil
+		_ = f.flush()
+	}
+}
+
+// stop leaves nothing running behind the handler.
+func (f *feedWriter) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.timer != nil {
+		f.timer.Stop()
+		f.timer = nil
+	}
+	f.err = http.ErrAbortHandler
+}
+
+// pingAccess is the stream's own audiences; a stranger's stream is none.
+func pingAccess(x *exchange, r *api.PingRequest) (resources, error) {
+	x.s.streamsMu.Lock()
+	o, ok := x.s.streams[r.Stream]
+	x.s.streamsMu.Unlock()
+	if !ok {
+		return nil, errNoStream
+	}
+	var res resources
+	for _, a := range o.audiences {
+		res = append(res, []string{"audiences", a})
+	}
+	return res, nil
+}
+
+func pingFeed(x *exchange, r *api.PingRequest) (*struct{}, error) {
+	return new(struct{}), x.s.a.Ping(x.ctx(), x.call.Caller, r)
+}
