@@ -117,8 +117,8 @@ Begin with a throw-away authority:
 	}
 	add("tokens", newMint(a), newAttenuate(a), newInspect(a), newVerify(a), newRevoke(a))
 	add("authority", newTokens(a), newService(a), newKeys(a), newAudit(a))
-	add("operate", newDoctor(a))
-	root.AddCommand(newVersion(a), newCompletion(a))
+	add("operate", newDev(a), newServe(a), newDemo(a), newBench(a), newDoctor(a))
+	root.AddCommand(newVersion(a), newCompletion(a), newDemoService(a))
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(newHelp(root))
 	root.SetUsageTemplate(usageTemplate)

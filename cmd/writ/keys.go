@@ -13,7 +13,7 @@ import (
 
 func newKeys(a *app) *cobra.Command {
 	return group("keys", "look at and change the keys that tokens are minted with",
-		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a))
+		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a), newKeysRoot(a))
 }
 
 func newKeysEpochs(a *app) *cobra.Command {
@@ -108,4 +108,62 @@ as well (writ revoke --for-audience).`,
 	cmd.Flags().StringVar(&r.Audience, "audience", "", "the `audience`")
 	cmd.Flags().StringVar(&r.Reason, "reason", "", "`why`, for the audit log")
 	return cmd
+}
+
+func newKeysRoot(a *app) *cobra.Command {
+	var flags configFlags
+	var out string
+	cmd := &cobra.Command{
+		Use:   "root",
+		Short: "issue a new root token on a node, and revoke the old ones",
+		Long: `Issue a new root token, and revoke the old ones: the way back in when the root token
+is lost, has ended or has leaked. It works on a node, on the data directory itself,
+while the node is stopped, for whoever can read the key file. The audit log shows it.`,
+		Example: `  writ serve --init --data-dir ./data --key-file ./node.key --root-token ./root.token \
+    --listen 127.0.0.1:0 > env & node=$!
+  until test -s env; do sleep 0.1; done; kill $node; wait $node
+  writ keys root --data-dir ./data --key-file ./node.key --out ./new.token`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.keysRoot(cmd, &flags, out) },
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&out, "out", "", "write the token to this new `file`, mode 0600")
+	return cmd
+}
+
+func (a *app) keysRoot(cmd *cobra.Command, flags *configFlags, out string) error {
+	c, err := flags.load(a, cmd)
+	if err != nil {
+		return err
+	}
+	n, err := openNode(cmd.Context(), a, c, c.logger(a.stderr), false)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	token, err := n.RootReset(cmd.Context())
+	if err != nil {
+		return err
+	}
+	answer := credentialAnswer{Token: token}
+	if out != "" && out != "-" {
+		if err := writeSecret(cmd, out, token); err != nil {
+			// The old ones are revoked already: this one must not be lost.
+			_ = writeSecret(cmd, "-", token)
+			return fail("the token went to standard output instead", err)
+		}
+		answer = credentialAnswer{File: out}
+	}
+	a.say(cmd, "the old root tokens are revoked")
+	return a.emit(cmd, answer, func(p *printer) {
+		if answer.Token != "" {
+			p.line("%s", answer.Token)
+		}
+	})
+}
+
+// credentialAnswer is what --output json prints.
+type credentialAnswer struct {
+	Token string `json:"token,omitempty"`
+	File  string `json:"file,omitempty"`
 }

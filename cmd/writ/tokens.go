@@ -72,7 +72,8 @@ func newTokensShow(a *app) *cobra.Command {
 		Use:   "show ID",
 		Short: "show what the registry knows of a token",
 		Long:  "Show what the registry knows of a token. What is shown is no credential.",
-		Example: `  writ mint --audience corp --subject agent-42 --owner owner@corp.example --purpose Q3 -o json > t.json
+		Example: `  writ mint --audience corp --subject agent-42 --owner owner@corp.example --purpose Q3 \
+    --output json > t.json
   writ tokens show "$(sed -n 's/.*"id": "\(.*\)".*/\1/p' t.json)"`,
 		Args: exactArguments("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {

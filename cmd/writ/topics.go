@@ -34,6 +34,33 @@ The token that a command works on comes from standard input or --token-file,
 never from the environment and never from the command line.
 
   writ dev --detach > env && . ./env`},
+	{"config", "the configuration of a node", `
+A TOML file; a key that is not known is an error. Beside each key, its default.
+
+  node = "n1"                          this node's name, for good
+  data_dir = "/var/lib/writ"           everything but the key file; mode 0700
+  key_file = "/etc/writ/node.key"      the node's identity, outside data_dir; mode 0600
+  passphrase_file = ""                 protects key_file
+  listen = "127.0.0.1:7480"            the API
+  metrics_listen = ""                  moves /metrics there, in plain HTTP
+  hosts = []                           names and addresses in the certificate, besides
+                                       node, localhost and the loopback addresses
+  staleness_bound = "5s"               how old a service's revocations may be; set when
+                                       the authority is formed
+  rotate_every = "24h"                 how long a master key mints
+  recovery = ""                        writ-recipient-…: who can open the cluster key
+                                       offline; set when the authority is formed
+  log_level = "info"                   debug, info, warn, error
+  log_format = "text"                  text, json
+
+  [[discharger]]                       who discharges third-party caveats
+  name = "approvals"
+  location = "https://approvals.corp.example"
+  public_key = "…"                     32 bytes in base64
+
+The environment wins over the file (WRIT_DATA_DIR), and flags over both (--data-dir).
+
+  writ serve --check --config writ.toml`},
 	{"caveats", "the conditions that narrow a token", `
 Conditions are a conjunction: each one only narrows. One that a service does not
 know denies.

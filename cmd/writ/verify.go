@@ -147,6 +147,10 @@ func (a *app) verifier(ctx context.Context, c *client.Client, o *verifyOptions, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
+	// A replica waits for an authority that does not answer; a person need not.
+	if err := c.Ready(ctx); err != nil {
+		return nil, nil, err
+	}
 	// One call at a time: what is leased beyond it would only have to go back.
 	r, err := replica.Open(ctx, replica.Config{
 		Client: c, Audiences: []string{audience}, Keyless: o.keyless, Registered: o.register,

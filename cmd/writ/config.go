@@ -1,0 +1,294 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/authority"
+	"github.com/writ-dev/writ/capability"
+)
+
+// config is the configuration of a node: a TOML file under the environment
+// under flags. The zero value of a key is its default.
+type config struct {
+	Node           string   `toml:"node"`            // this node's name, for good
+	DataDir        string   `toml:"data_dir"`        // everything but the key file
+	KeyFile        string   `toml:"key_file"`        // the node's identity, outside data_dir
+	PassphraseFile string   `toml:"passphrase_file"` // protects key_file
+	Listen         string   `toml:"listen"`          // the API
+	MetricsListen  string   `toml:"metrics_listen"`  // moves /metrics there, in plain HTTP
+	Hosts          []string `toml:"hosts"`           // names and addresses in the certificate
+	Bound          duration `toml:"staleness_bound"` // only when the authority is formed
+	RotateEvery    duration `toml:"rotate_every"`    // of the master key
+	Recovery       string   `toml:"recovery"`        // offline recipient; only when the authority is formed
+	LogLevel       string   `toml:"log_level"`       // debug, info, warn, error
+	LogFormat      string   `toml:"log_format"`      // text or json
+
+	Dischargers []configDischarger `toml:"discharger"`
+}
+
+// configDischarger is a [[discharger]] of the file.
+type configDischarger struct {
+	Name      string `toml:"name"`
+	Location  string `toml:"location"`
+	PublicKey string `toml:"public_key"` // standard base64, 32 bytes
+}
+
+// duration is a time.Duration as people write it: "5s", "24h".
+type duration time.Duration
+
+func (d *duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = duration(v)
+	return err
+}
+
+// Defaults of a node.
+const (
+	defaultListen  = "127.0.0.1:7480"
+	defaultDataDir = "/var/lib/writ"
+	defaultKeyFile = "/etc/writ/node.key"
+	maxConfigFile  = 1 << 20
+)
+
+func defaultConfig() config {
+	return config{Node: "n1", DataDir: defaultDataDir, KeyFile: defaultKeyFile, Listen: defaultListen, LogLevel: "info", LogFormat: "text"}
+}
+
+// setting is one key that the environment and flags can set.
+type setting struct {
+	key, use string
+	set      func(c *config, text string) error
+}
+
+func text(field func(*config) *string) func(*config, string) error {
+	return func(c *config, s string) error { *field(c) = s; return nil }
+}
+
+func period(field func(*config) *duration) func(*config, string) error {
+	return func(c *config, s string) error { return field(c).UnmarshalText([]byte(s)) }
+}
+
+// settings are in the order of the help text.
+var settings = []setting{
+	{"node", "this node's `name`, for good", text(func(c *config) *string { return &c.Node })},
+	{"data_dir", "`directory` of everything but the key file", text(func(c *config) *string { return &c.DataDir })},
+	{"key_file", "`file` with the node's identity, outside the data directory", text(func(c *config) *string { return &c.KeyFile })},
+	{"passphrase_file", "`file` with the passphrase of the key file", text(func(c *config) *string { return &c.PassphraseFile })},
+	{"listen", "`HOST:PORT` of the API", text(func(c *config) *string { return &c.Listen })},
+	{"metrics_listen", "`HOST:PORT` to move /metrics to, in plain HTTP", text(func(c *config) *string { return &c.MetricsListen })},
+	{"hosts", "names and addresses in the certificate, apart by commas", func(c *config, s string) error {
+		c.Hosts = strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+		return nil
+	}},
+	{"staleness_bound", "how old a service's revocations may be, set when the authority is formed", period(func(c *config) *duration { return &c.Bound })},
+	{"rotate_every", "how long a master key mints", period(func(c *config) *duration { return &c.RotateEvery })},
+	{"recovery", "offline `recipient` of the cluster key, set when the authority is formed", text(func(c *config) *string { return &c.Recovery })},
+	{"log_level", "debug, info, warn or error", text(func(c *config) *string { return &c.LogLevel })},
+	{"log_format", "text or json", text(func(c *config) *string { return &c.LogFormat })},
+}
+
+// configFlags read a node's configuration.
+type configFlags struct {
+	file   string
+	values map[string]*string
+}
+
+func (f *configFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.file, "config", "", "read the configuration from this TOML `file` (WRIT_CONFIG)")
+	f.values = map[string]*string{}
+	for _, s := range settings {
+		f.values[s.key] = cmd.Flags().String(flagOf(s.key), "", s.use+" ("+envOf(s.key)+")")
+	}
+}
+
+func flagOf(key string) string { return strings.ReplaceAll(key, "_", "-") }
+func envOf(key string) string  { return "WRIT_" + strings.ToUpper(key) }
+
+// load reads file, environment and flags, each over the one before, and
+// checks the whole.
+func (f *configFlags) load(a *app, cmd *cobra.Command) (*config, error) {
+	c := defaultConfig()
+	file := f.file
+	if file == "" {
+		file = a.getenv("WRIT_CONFIG")
+	}
+	if file != "" {
+		if err := c.read(file); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range settings {
+		from, value := envOf(s.key), a.getenv(envOf(s.key))
+		if flag := flagOf(s.key); cmd.Flags().Changed(flag) {
+			from, value = "--"+flag, *f.values[s.key]
+		} else if value == "" {
+			continue
+		}
+		if err := s.set(&c, value); err != nil {
+			return nil, configError("%s: %v", from, err)
+		}
+	}
+	return &c, c.check()
+}
+
+func configError(format string, args ...any) *failure {
+	return &failure{Code: "config", Message: fmt.Sprintf(format, args...), Hint: "writ help config tells every key"}
+}
+
+// read reads a TOML file. A key that is not known is an error: a typing
+// mistake must not leave a default in force.
+func (c *config) read(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfigFile+1))
+	if err != nil {
+		return err
+	}
+	if len(b) > maxConfigFile {
+		return configError("%s is larger than %d bytes", path, maxConfigFile)
+	}
+	err = toml.NewDecoder(strings.NewReader(string(b))).DisallowUnknownFields().Decode(c)
+	if err == nil {
+		return nil
+	}
+	if unknown, ok := errors.AsType[*toml.StrictMissingError](err); ok && len(unknown.Errors) > 0 {
+		first := unknown.Errors[0]
+		line, column := first.Position()
+		return configError("%s:%d:%d: unknown key %q", path, line, column, strings.Join(first.Key(), "."))
+	}
+	if wrong, ok := errors.AsType[*toml.DecodeError](err); ok {
+		line, column := wrong.Position()
+		message := strings.TrimPrefix(wrong.Error(), "toml: ")
+		if m := wrongType.FindStringSubmatch(message); m != nil {
+			message = fmt.Sprintf("%s cannot be of type %s", strings.Join(wrong.Key(), "."), m[1])
+		}
+		return configError("%s:%d:%d: %s", path, line, column, message)
+	}
+	return configError("%s: %v", path, err)
+}
+
+// wrongType is how the TOML reader speaks of a value of the wrong type.
+var wrongType = regexp.MustCompile(`^cannot decode TOML (\w+) into`)
+
+func (c *config) check() error {
+	if !capability.ValidName(c.Node, 64) {
+		return configError("node %q is not 1 to 64 visible ASCII characters", c.Node)
+	}
+	if c.DataDir == "" || c.KeyFile == "" {
+		return configError("data_dir and key_file are needed")
+	}
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return err
+	}
+	key, err := filepath.Abs(c.KeyFile)
+	if err != nil {
+		return err
+	}
+	if inside, err := filepath.Rel(dir, key); err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
+		return configError("key_file %s lies inside data_dir: whoever copies one has both", c.KeyFile)
+	}
+	if err := checkListen("listen", c.Listen); err != nil {
+		return err
+	}
+	if c.MetricsListen != "" {
+		if err := checkListen("metrics_listen", c.MetricsListen); err != nil {
+			return err
+		}
+	}
+	if c.Bound != 0 && time.Duration(c.Bound) < 100*time.Millisecond {
+		return configError("staleness_bound %s is under 100ms", time.Duration(c.Bound))
+	}
+	if _, err := c.level(); err != nil {
+		return configError("log_level %q is none of debug, info, warn, error", c.LogLevel)
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		return configError("log_format %q is neither text nor json", c.LogFormat)
+	}
+	_, err = c.dischargers()
+	return err
+}
+
+func checkListen(key, addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return configError("%s %q is no HOST:PORT", key, addr)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return configError("%s %q: the port is no number to 65535", key, addr)
+	}
+	return nil
+}
+
+func (c *config) level() (slog.Level, error) {
+	var l slog.Level
+	err := l.UnmarshalText([]byte(c.LogLevel))
+	return l, err
+}
+
+func (c *config) dischargers() ([]authority.Discharger, error) {
+	var out []authority.Discharger
+	for i, d := range c.Dischargers {
+		key, err := base64.StdEncoding.Strict().DecodeString(d.PublicKey)
+		if err != nil || len(key) != len(capability.DischargerPublicKey{}) {
+			return nil, configError("discharger %d: public_key is not 32 bytes in base64", i+1)
+		}
+		if !capability.ValidName(d.Name, 64) {
+			return nil, configError("discharger %d: name %q is not 1 to 64 visible ASCII characters", i+1, d.Name)
+		}
+		out = append(out, authority.Discharger{Name: d.Name, Location: d.Location, PublicKey: capability.DischargerPublicKey(key)})
+	}
+	return out, nil
+}
+
+// logger logs to w as configured.
+func (c *config) logger(w io.Writer) *slog.Logger {
+	level, _ := c.level() // checked
+	o := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// passphrase reads the passphrase that protects the key file, or is nil.
+func (c *config) passphrase() func() ([]byte, error) {
+	if c.PassphraseFile == "" {
+		return nil
+	}
+	return func() ([]byte, error) {
+		info, err := os.Stat(c.PassphraseFile)
+		if err != nil {
+			return nil, err
+		}
+		if mode := info.Mode().Perm(); mode&0o077 != 0 {
+			return nil, &failure{Code: "permission", Message: fmt.Sprintf("%s has mode %04o", c.PassphraseFile, mode), Hint: "chmod 600 " + c.PassphraseFile}
+		}
+		b, err := os.ReadFile(c.PassphraseFile)
+		if err != nil {
+			return nil, err
+		}
+		b = []byte(strings.TrimRight(string(b), "\r\n"))
+		if len(b) == 0 {
+			return nil, configError("%s is empty", c.PassphraseFile)
+		}
+		return b, nil
+	}
+}
