@@ -40,6 +40,21 @@ func TestCommitRefusesContradictions(t *testing.T) {
 	}
 }
 
+// A frame or an index entry in another record's place does not pass.
+func TestChecksumNamesTheRecord(t *testing.T) {
+	b := appendFrame(nil, 5, 0, 77, []byte("record"))
+	if _, _, err := readFrame(bytes.NewReader(b), 6, nil); !errors.Is(err, errFrame) {
+		t.Errorf("frame of record 5 read as record 6: %v", err)
+	}
+	b = appendPosition(nil, 5, position{77, 16})
+	if p, err := parsePosition(b, 5); err != nil || p != (position{77, 16}) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, err := parsePosition(b, 6); !errors.Is(err, errFrame) {
+		t.Errorf("position of record 5 read as that of record 6: %v", err)
+	}
+}
+
 func FuzzFrame(f *testing.F) {
 	f.Add(appendFrame(nil, 5, 0, 77, []byte("record")), int64(5))
 	f.Add(appendFrame(nil, 1<<40, MaxBatch-1, 1, make([]byte, 300)), int64(1<<40))

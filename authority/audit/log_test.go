@@ -483,6 +483,10 @@ func TestFullDisk(t *testing.T) {
 			t.Error("a failed append changed the log")
 		}
 		f.write = nil
+		must(t, l.Sync()) // of the empty segment that is left
+		if report, err := VerifyDir(dir, testSigner(t, testOrigin).Verifier()); err != nil || report.Size != 100 {
+			t.Errorf("%d writes allowed: %+v, %v", allow, report, err)
+		}
 		must(t, l.Append(9000, record(100), record(101))) // there is room again
 		must(t, l.Sync())
 		must(t, l.Close())

@@ -98,10 +98,21 @@ func TestEveryTruncationAndRemovalIsFound(t *testing.T) {
 		lay(t, dir, all)
 	}
 	extra := maps.Clone(all)
-	extra[segmentName(23)] = appendSegmentHeader(nil, 23)
+	extra[segmentName(24)] = appendSegmentHeader(nil, 24)
 	lay(t, dir, extra)
 	if _, err := VerifyDir(dir, verifier); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a segment too many: %v", err)
+	}
+	delete(extra, segmentName(24))
+	extra[segmentName(23)] = appendSegmentHeader(nil, 24)
+	lay(t, dir, extra)
+	if _, err := VerifyDir(dir, verifier); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a segment begun with another's header: %v", err)
+	}
+	extra[segmentName(23)] = appendSegmentHeader(nil, 23)
+	lay(t, dir, extra)
+	if _, err := VerifyDir(dir, verifier); err != nil {
+		t.Errorf("a segment begun, as Append does before its first record: %v", err)
 	}
 }
 
@@ -218,6 +229,9 @@ func TestCrashAnywhere(t *testing.T) {
 		if !boundary {
 			t.Fatalf("%s: %d records is not whole batches", what, size)
 		}
+		if report, err := VerifyDir(crashed, s.Verifier()); err != nil || report.Size != size {
+			t.Fatalf("%s: opened with %d records, %+v, %v", what, size, report, err)
+		}
 		for _, b := range batches {
 			if err := l.Append(b.index, b.records...); err != nil {
 				t.Fatalf("%s: replay of %d: %v", what, b.index, err)
@@ -245,7 +259,9 @@ func TestCrashAnywhere(t *testing.T) {
 		for cut := from; cut <= len(whole[name]); cut++ {
 			left := maps.Clone(whole)
 			for _, later := range segments[i+1:] {
-				delete(left, segmentName(later))
+				if cut%3 != 0 { // else they reached the disk, and what is before them did not
+					delete(left, segmentName(later))
+				}
 			}
 			left[name] = whole[name][:cut]
 			if cut%2 == 0 {
@@ -273,6 +289,14 @@ func TestCrashAnywhere(t *testing.T) {
 	for cut := range extra {
 		left[checkpointFile] = append(slices.Clone(whole[checkpointFile]), extra[:cut]...)
 		recoverFrom("checkpoint torn", left)
+	}
+	// A checkpoint is saved after what it covers: without that, records were lost.
+	left = maps.Clone(synced)
+	left[checkpointFile] = append(slices.Clone(synced[checkpointFile]), extra...)
+	lay(t, crashed, left)
+	var corrupt *CorruptError
+	if _, err := Open(crashed, testOrigin); !errors.As(err, &corrupt) || corrupt.File != checkpointFile {
+		t.Errorf("a saved checkpoint of records that are not there: %v", err)
 	}
 	left = maps.Clone(whole)
 	left[commitTemp] = []byte("half a mark")
@@ -384,5 +408,68 @@ func TestReadingAnAlteredBody(t *testing.T) {
 	value(l.Record(1))(t)
 	if _, err := VerifyDir(dir, testSigner(t, testOrigin).Verifier()); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("VerifyDir: %v", err)
+	}
+}
+
+// What carries good checksums and yet cannot have been written: a forger's work, or another program's. VerifyDir refuses it, and
+// Open takes over nothing of it that Append would not have written.
+func TestForgedTail(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir)
+	for n := range 4 {
+		must(t, l.Append(uint64(10+n), record(n)))
+	}
+	must(t, l.Sync())
+	base, edge, last := files(t, dir), l.Edge(), l.current.size
+	must(t, l.Close())
+
+	type forged struct {
+		index uint64
+		more  uint32
+		n     int64    // number in the frame's checksum
+		at    position // in the index file
+	}
+	offset := uint32(last)
+	good := forged{20, 0, 4, position{20, offset}}
+	next := offset + uint32(frameHeader+len(record(0)))
+	for _, test := range []struct {
+		name   string
+		tail   []forged
+		opened int64 // records that Open keeps
+		whole  bool
+	}{
+		{"as Append writes it", []forged{good}, 5, true},
+		{"a batch", []forged{{20, 1, 4, position{20, offset}}, {20, 0, 5, position{20, next}}}, 6, true},
+		{"index has another offset", []forged{{20, 0, 4, position{20, offset + 1}}}, 5, false},
+		{"index has another Raft index", []forged{{20, 0, 4, position{21, offset}}}, 5, false},
+		{"Raft index stands still", []forged{{13, 0, 4, position{13, offset}}}, 4, false},
+		{"Raft index falls", []forged{{5, 0, 4, position{5, offset}}}, 4, false},
+		{"frame of another record", []forged{{20, 0, 3, position{20, offset}}}, 4, false},
+		{"batch is not whole", []forged{{20, 1, 4, position{20, offset}}}, 4, false},
+		{"batch skips a record", []forged{{20, 2, 4, position{20, offset}}, {20, 0, 5, position{20, next}}}, 4, false},
+		{"batch of two Raft indexes", []forged{{20, 1, 4, position{20, offset}}, {21, 0, 5, position{21, next}}}, 4, false},
+		{"batch grows", []forged{{20, 1, 4, position{20, offset}}, {20, 1, 5, position{20, next}}}, 4, false},
+	} {
+		left := maps.Clone(base)
+		e := edge
+		bodies, hashes, index := slices.Clone(base[segmentName(0)]), slices.Clone(base[hashesFile]), slices.Clone(base[indexFile])
+		for _, f := range test.tail {
+			bodies = appendFrame(bodies, f.n, f.more, f.index, record(0))
+			index = appendPosition(index, e.size, f.at)
+			hashes = e.append(RecordHash(record(0)), hashes)
+		}
+		left[segmentName(0)], left[hashesFile], left[indexFile] = bodies, hashes, index
+		copied := filepath.Join(t.TempDir(), "copy")
+		lay(t, copied, left)
+		if _, err := VerifyDir(copied, testSigner(t, testOrigin).Verifier()); (err == nil) != test.whole || err != nil && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: VerifyDir: %v", test.name, err)
+		}
+		l := openLog(t, copied)
+		if l.Size() != test.opened {
+			t.Errorf("%s: opened with %d records, want %d", test.name, l.Size(), test.opened)
+		}
+		if _, err := VerifyDir(copied, testSigner(t, testOrigin).Verifier()); err != nil {
+			t.Errorf("%s: after Open: %v", test.name, err)
+		}
 	}
 }

@@ -211,28 +211,38 @@ func (v *dirVerifier) checkEnd(err error) error {
 	case size == v.commit.size && v.scan.last != v.commit.last:
 		return &CorruptError{File: commitFile, Reason: "last Raft index"}
 	}
-	if v.body == nil { // everything is archived, and the segment for what comes is empty
+	if ended, err := v.hashes.ended(); err != nil || !ended {
+		return errors.Join(err, v.corrupt(v.hashes, v.hashes.at, "goes on after the last record"))
+	}
+	// The last segment may be empty: the log's first, or one that was begun for a record which did not come.
+	if v.body == nil {
 		if err := v.nextSegment(); err != nil {
 			return err
 		}
 	}
-	for _, s := range []*stream{v.hashes, v.body} {
-		if ended, err := s.ended(); err != nil || !ended {
-			return errors.Join(err, v.corrupt(s, s.at, "goes on after the last record"))
+	committed := size > v.commit.size || v.atCommit()
+	if len(v.segments) > 0 && v.segments[0] == size {
+		if err := v.nextSegment(); err != nil {
+			return err
 		}
+		committed = committed || v.atCommit()
+	}
+	if ended, err := v.body.ended(); err != nil || !ended {
+		return errors.Join(err, v.corrupt(v.body, v.body.at, "goes on after the last record"))
 	}
 	if len(v.segments) > 0 {
 		return &CorruptError{File: segmentName(v.segments[0]), Reason: "belongs to no record", Tail: true}
 	}
-	if size == v.commit.size && (v.commit.segment != v.bodyFirst() || v.commit.offset != v.body.at) {
+	if !committed {
 		return &CorruptError{File: commitFile, Reason: "end of the bodies"}
 	}
 	return nil
 }
 
-func (v *dirVerifier) bodyFirst() int64 {
+// atCommit reports whether the bodies were read to where the commit marker says that they end.
+func (v *dirVerifier) atCommit() bool {
 	first, _ := parseSegmentName(v.body.name)
-	return first
+	return v.commit.segment == first && v.commit.offset == v.body.at
 }
 
 // next checks one record. It reports false at the end of the index, which is written last.

@@ -186,6 +186,10 @@ func TestArgonBounds(t *testing.T) {
 			t.Errorf("%s: %v, asked for the passphrase: %t", name, err, asked)
 		}
 	}
+	other := value(GenerateIdentity(rand.Reader))(t)
+	if _, err := cheap("p").Unprotect(other.Recipient(), good); !errors.Is(err, ErrPassphrase) {
+		t.Errorf("under another recipient: %v", err)
+	}
 	for size := range good {
 		if _, err := cheap("p").Unprotect(id.Recipient(), good[:size]); !errors.Is(err, ErrMalformed) {
 			t.Errorf("first %d bytes: %v", size, err)
