@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/capability/guard"
@@ -194,6 +195,9 @@ func exchange(t *testing.T, addr, raw string) (*http.Response, string) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // a wrong guard waits for a body
+		t.Fatal(err)
+	}
 	// The server may answer and close before it has read everything.
 	go func() { _, _ = io.WriteString(conn, raw) }()
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
