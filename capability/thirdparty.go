@@ -299,7 +299,7 @@ func (k *DischargerKey) OpenCaveat(id []byte) (*OpenedCaveat, error) {
 // Errors: CodeMalformed for a condition that is empty or itself bound;
 // CodeTooLarge.
 func (o *OpenedCaveat) Discharge(conditions ...string) (*Token, error) {
-	m, err := macaroon.New(o.key[:], o.id, "", macaroon.V2)
+	m, err := macaroon.New(o.key[:], o.id, mintLocation, macaroon.V2)
 	if err != nil {
 		return nil, err
 	}

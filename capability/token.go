@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"gopkg.in/macaroon.v2"
 )
@@ -15,6 +16,12 @@ import (
 // immutable; nothing about it is authenticated until a Verifier has said so.
 // It prints redacted: Text is the way to the credential.
 type Token struct{ raw []byte }
+
+// mintLocation is the location hint of what is made here. Nobody vouches for it;
+// it is there because pymacaroons writes an empty location where there is none,
+// and an empty field is not canonical: with it, what that library narrows
+// verifies.
+const mintLocation = "writ"
 
 // Mint makes a token. id.Issued is set to len(conditions). Errors:
 // ErrBadIdentifier, CodeTooLarge, CodeMalformed for a condition that is empty.
@@ -47,7 +54,7 @@ func MintCaveats(key *RootKey, id Identifier, caveats ...NewCaveat) (*Token, err
 	if err != nil {
 		return nil, err
 	}
-	m, err := macaroon.New(key.secret[:], raw, "", macaroon.V2)
+	m, err := macaroon.New(key.secret[:], raw, mintLocation, macaroon.V2)
 	if err != nil {
 		return nil, err
 	}
@@ -175,9 +182,9 @@ func completeBranch(rest string) (string, error) {
 	if len(rest) >= nonceDigits && isNonce(rest[:nonceDigits]) && (len(rest) == nonceDigits || rest[nonceDigits] == ' ') {
 		return "branch " + rest, nil
 	}
-	if rest != "" && !ValidName(rest, MaxLabel) {
+	if rest != "" && (!ValidName(rest, MaxLabel) || strings.ContainsAny(rest, `"\`)) {
 		return "", &Refusal{Code: CodeMalformed, Caveat: "branch " + rest,
-			Detail: "a branch's label is 1 to 64 visible ASCII characters"}
+			Detail: `a branch's label is 1 to 64 visible ASCII characters, without " and \`}
 	}
 	var nonce [nonceDigits / 2]byte
 	if _, err := io.ReadFull(rand.Reader, nonce[:]); err != nil {
