@@ -29,7 +29,7 @@
 //	GET  /v1/services                read     services
 //	DELETE /v1/services/{name}       services services/NAME
 //	POST /v1/services/join           (the single-use join secret in the body is the authorization)
-//	POST /v1/services/renew          renew    services/NAME, by the service's own credential as it was issued
+//	POST /v1/services/renew          renew    services/self, by the service's own credential as it was issued
 //	GET  /v1/dischargers             read     dischargers
 //	GET  /v1/audit/checkpoint        read     audit
 //	GET  /v1/audit/records           read     audit

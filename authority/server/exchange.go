@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -47,8 +48,8 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	// ServeMux would answer a path that is not clean with a redirect, and a
 	// wrong method with plain text.
-	handler, pattern := s.mux.Handler(r)
-	if pattern == "" || handler == nil || r.URL.Path != r.URL.EscapedPath() && strings.Contains(strings.ToLower(r.URL.EscapedPath()), "%2f") {
+	if _, pattern := s.mux.Handler(r); pattern == "" || path.Clean(r.URL.Path) != r.URL.Path ||
+		strings.Contains(strings.ToLower(r.URL.EscapedPath()), "%2f") {
 		s.miss(w, r)
 		return
 	}
@@ -59,7 +60,11 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 func (s *Server) miss(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	var allow []string
-	for _, m := range []string{http.MethodGet, http.MethodPost, http.MethodDelete} {
+	methods := []string{http.MethodGet, http.MethodPost, http.MethodDelete}
+	if path.Clean(r.URL.Path) != r.URL.Path {
+		methods = nil
+	}
+	for _, m := range methods {
 		probe := &http.Request{Method: m, URL: r.URL, Host: r.Host}
 		if _, pattern := s.mux.Handler(probe); pattern != "" && m != r.Method {
 			allow = append(allow, m)
@@ -100,11 +105,6 @@ func (s *Server) serve(rt *route) http.Handler {
 }
 
 func (x *exchange) run() error {
-	lane := &x.s.lanes[x.route.lane]
-	if !lane.enter(x.ctx()) {
-		return errOverloaded
-	}
-	defer lane.leave()
 	if x.route.raw != nil {
 		return x.route.raw(x)
 	}
@@ -123,6 +123,12 @@ func (x *exchange) run() error {
 	if x.route.stream != nil {
 		return x.route.stream(x)
 	}
+	// Not before: who is slow in asking takes nobody's room.
+	lane := &x.s.lanes[x.route.lane]
+	if !lane.enter(x.ctx()) {
+		return errOverloaded
+	}
+	defer lane.leave()
 	out, err := x.route.handle(x)
 	if err != nil {
 		return err
@@ -246,7 +252,7 @@ func (x *exchange) readQuery() error {
 		}
 	}
 	for _, p := range x.route.params {
-		if p.required && len(q[p.name]) == 0 {
+		if p.required && !p.path && len(q[p.name]) == 0 {
 			return invalid("query parameter " + p.name + " is missing")
 		}
 	}

@@ -274,8 +274,8 @@ func join(x *exchange, r *api.JoinRequest) (*api.CredentialResponse, error) {
 	return x.s.a.Join(x.ctx(), x.call, r)
 }
 
-// renewAccess is the service that the credential names. One that was narrowed
-// does not renew: what comes back would be broader than it.
+// renewAccess is the service itself. A credential that was narrowed does not
+// renew: what comes back would be broader than it.
 func renewAccess(x *exchange, _ *struct{}) (resources, error) {
 	if x.token == nil {
 		return nil, errNoCredential
@@ -284,11 +284,10 @@ func renewAccess(x *exchange, _ *struct{}) (resources, error) {
 	if err != nil {
 		return nil, credentialRefusal(err)
 	}
-	name, ok := strings.CutPrefix(in.Identifier.Subject, state.ServicePrefix)
-	if !ok || len(in.Caveats) != in.Identifier.Issued {
+	if !strings.HasPrefix(in.Identifier.Subject, state.ServicePrefix) || len(in.Caveats) != in.Identifier.Issued {
 		return nil, errNotRenewable
 	}
-	return one("services", name)
+	return one("services", "self")
 }
 
 var errNotRenewable = &refusal{status: 403, code: capability.CodeActionDenied, challenge: "insufficient_scope",

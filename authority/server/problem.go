@@ -129,6 +129,8 @@ func refuse(err error) *refusal {
 		r.retry = 1
 	case http.StatusForbidden:
 		r.challenge = "insufficient_scope"
+	case http.StatusUnauthorized:
+		r.challenge = "-"
 	}
 	return r
 }

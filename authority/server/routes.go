@@ -196,7 +196,7 @@ func routes() []*route {
 			access: "the single-use join secret in the body is the authorization", anonymous: true, limit: 4 << 10,
 			endpoint: withBody[api.JoinRequest]("", nil, join)},
 		{method: post, pattern: "/v1/services/renew", id: "renewService", summary: "Exchange a service's credential for one that lasts longer",
-			action: "renew", access: "services/NAME, by the service's own credential as it was issued",
+			action: "renew", access: "services/self, by the service's own credential as it was issued",
 			endpoint: withBody("renew", renewAccess, renew)},
 		{method: get, pattern: "/v1/dischargers", id: "listDischargers", summary: "List the dischargers that third-party caveats can name",
 			action: "read", access: "dischargers", endpoint: withoutBody("read", on("dischargers"), listDischargers)},
