@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
 )
 
 // closedNode makes a node with a log, a vote and a snapshot, and returns its
@@ -244,4 +247,64 @@ func TestHalfCreatedNode(t *testing.T) {
 	}
 	s := start(t, cfg, &ledger{})
 	propose(t, s, "a")
+}
+
+// A snapshot that was whole at the start and no longer is stops the node.
+func TestSnapshotDamagedWhileRunning(t *testing.T) {
+	s, _, fatal := faulty(t, &ledger{}, nil)
+	propose(t, s, "a")
+	if err := s.Snapshot(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.snaps.List()
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	if _, r, err := s.snaps.Open(list[0].ID); err != nil {
+		t.Fatal(err)
+	} else if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(s.snaps.dir, list[0].ID+snapshotSuffix)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, flip(30)(b), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.snaps.Open(list[0].ID); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("open: %v", err)
+	}
+	if err := receive(t, fatal); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("fatal: %v", err)
+	}
+	dead(t, s, ErrCorrupt)
+}
+
+// A record damaged while the node runs stops it when it is read.
+func TestRecordDamagedWhileRunning(t *testing.T) {
+	s, _, fatal := faulty(t, &ledger{}, nil)
+	propose(t, s, "a")
+	last, err := s.log.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.log.update(smallSpace, func(tx *bbolt.Tx) error {
+		b := tx.Bucket(bucketLog)
+		return b.Put(indexKey(last), flip(5)(bytes.Clone(b.Get(indexKey(last)))))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // as one of Raft's: it does not come back
+		defer close(done)
+		var l raft.Log
+		t.Errorf("read: %v", s.guard.GetLog(last, &l))
+	}()
+	<-done
+	if err := receive(t, fatal); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("fatal: %v", err)
+	}
+	dead(t, s, ErrCorrupt)
 }

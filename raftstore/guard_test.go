@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -24,6 +25,7 @@ type faults struct {
 	hang    atomic.Pointer[chan struct{}] // appends wait for this
 	hanging chan struct{}                 // gets a value when one does
 	saves   atomic.Int32                  // failed attempts
+	tried   chan struct{}                 // gets a value for each failed append, if there is one
 }
 
 func (f *faults) wrapLogs(l logStore) logStore { f.logStore = l; return faultyLogs{f.logStore, f} }
@@ -43,6 +45,9 @@ func (l faultyLogs) StoreLogs(logs []*raft.Log) error {
 		<-*c
 	}
 	if err := l.f.append.Load(); err != nil {
+		if l.f.tried != nil {
+			l.f.tried <- struct{}{}
+		}
 		return *err
 	}
 	return l.logStore.StoreLogs(logs)
@@ -332,4 +337,43 @@ func TestFailedRestoreRefusesToOpen(t *testing.T) {
 		}
 	}
 	start(t, cfg, &ledger{}) // and the directory was let go
+}
+
+// After a truncation Raft believes in a longer log than there is until the next
+// append succeeds. So that one is not refused, it waits for space.
+func TestAppendAfterTruncationWaitsForSpace(t *testing.T) {
+	f := &faults{}
+	b := openTestLog(t)
+	g := &guard{
+		logs: f.wrapLogs(b), stable: b, stall: time.Hour, logger: slog.New(slog.DiscardHandler),
+		fail:    &failure{onFatal: func(err error) { t.Error(err) }, dead: make(chan struct{})},
+		closing: make(chan struct{}),
+	}
+	if err := g.StoreLogs(entries(1, 5)); err != nil {
+		t.Fatal(err)
+	}
+	full := diskFull(syscall.ENOSPC)
+	f.append.Store(&full)
+	if err := g.DeleteRange(1, 2); err != nil { // compaction is none
+		t.Fatal(err)
+	}
+	if err := g.StoreLogs(entries(6, 6)); !errors.Is(err, ErrDiskFull) {
+		t.Errorf("append to a full disk: %v", err)
+	}
+	if err := g.DeleteRange(4, 5); err != nil {
+		t.Fatal(err)
+	}
+	f.tried = make(chan struct{}, 100)
+	done := make(chan error, 1)
+	go func() { done <- g.StoreLogs(entries(4, 4)) }()
+	receive(t, f.tried)
+	receive(t, f.tried)
+	f.append.Store(nil)
+	if err := receive(t, done); err != nil {
+		t.Errorf("append after truncation: %v", err)
+	}
+	f.append.Store(&full)
+	if err := g.StoreLogs(entries(5, 5)); !errors.Is(err, ErrDiskFull) {
+		t.Errorf("append after that: %v", err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -168,6 +169,12 @@ func TestReadIndex(t *testing.T) {
 		t.Fatalf("with Raft's own entries only: %d, %v", i, err)
 	}
 	propose(t, s, "a")
+	if err := s.raft.Barrier(0).Error(); err != nil { // one more that the state machine never gets
+		t.Fatal(err)
+	}
+	if i, err := s.ReadIndex(testContext(t)); err != nil || i <= sm.AppliedIndex() {
+		t.Fatalf("after a barrier: %d, %v", i, err)
+	}
 	sm.onApply = func([]Entry) { entered <- struct{}{}; <-release }
 	done := make(chan Result, 1)
 	go func() {
@@ -178,6 +185,11 @@ func TestReadIndex(t *testing.T) {
 		done <- r
 	}()
 	<-entered // committed, and not yet applied
+	committed := s.CommitIndex()
+	s.raft.Barrier(0) // which comes after it, and again is nothing to the state machine
+	for s.CommitIndex() == committed {
+		runtime.Gosched()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := s.ReadIndex(ctx); !errors.Is(err, context.DeadlineExceeded) {
