@@ -2,6 +2,7 @@ package guard_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -119,6 +120,19 @@ func TestNotForwardable(t *testing.T) {
 			t.Errorf("%s: the request carries a credential: %v", c.name, sent)
 		}
 	}
+}
+
+// TestBoundRequestIsNotForwardable: what is good for one request is no good for
+// the next hop's.
+func TestBoundRequestIsNotForwardable(t *testing.T) {
+	a := guardtest.For(t)
+	m, err := caveats.IncomingMessage(httptest.NewRequest("GET", "/files/q3", nil), sha256.Sum256(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant := grantOf(t, a, guard.Credential{Token: a.Token(t, caveats.Request(caveats.RequestHash(m))).Text()})
+	_, err = grant.Narrow("action read")
+	code(t, err, capability.CodeNotForwardable)
 }
 
 // anyKey proves every key.
