@@ -122,6 +122,16 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// A request whose clock nobody set is before and after nothing.
+func TestNoClock(t *testing.T) {
+	for _, condition := range []string{"time-before 2027-01-01T00:00:00Z", "time-after 0000-01-01T00:00:00Z"} {
+		kind, w := read([]byte(condition))
+		if got := judge(kind, &w, &capability.Request{}); got != denied {
+			t.Errorf("%s: %v", condition, got)
+		}
+	}
+}
+
 func TestClientIP(t *testing.T) {
 	for _, c := range []struct {
 		prefixes, client string

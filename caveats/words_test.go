@@ -122,3 +122,23 @@ func FuzzWords(f *testing.F) {
 		}
 	})
 }
+
+// Every byte at every place of a word, so that none slips past the eight-byte steps.
+func TestEveryByteEverywhere(t *testing.T) {
+	for c := range 256 {
+		for at := range 20 {
+			for _, quoted := range []bool{false, true} {
+				b := []byte("action aaaaaaaaaaaaaaaaaaaaaa b")
+				if quoted {
+					b = []byte(`action "aaaaaaaaaaaaaaaaaaaa" b`)
+				}
+				b[len(`action "`)+at] = byte(c)
+				_, args, ok := readAll(string(b))
+				want := c >= ' ' && c < 0x7f && c != '\\' && c != '"'
+				if ok != want || ok && len(args) != 2 && (quoted || c != ' ') {
+					t.Fatalf("%q: %v %q", b, ok, args)
+				}
+			}
+		}
+	}
+}
