@@ -11,6 +11,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
@@ -59,8 +60,8 @@ that file, which a run before left there: then a log that was rewritten, cut or
 exchanged in between shows, whoever holds the signing key. Keep that file where the
 operator of the authority cannot write.
 
-With --dir the files of a node are checked instead, offline; --key names the verifier
-key (writ audit checkpoint prints it).`,
+With --dir the files of a stopped node are checked instead, offline: DATA_DIR/audit, or
+a copy of it, with the verifier key that --key gives (writ audit checkpoint prints it).`,
 		Example: `  writ audit verify
   writ audit verify --kept checkpoint`,
 		Args: noArguments,
@@ -79,10 +80,9 @@ type auditReport struct {
 	Origin      string `json:"origin"`
 	Size        int64  `json:"size"`
 	Root        string `json:"root"`
-	Signed      int64  `json:"signed"`             // records that a checked signature covers
-	First       int64  `json:"first"`              // first record whose body was read
-	Kept        *int64 `json:"kept,omitempty"`     // size of the checkpoint that was kept
-	Unsigned    bool   `json:"unsigned,omitempty"` // no key was given for an offline check
+	Signed      int64  `json:"signed"`         // records that a checked signature covers
+	First       int64  `json:"first"`          // first record whose body was read
+	Kept        *int64 `json:"kept,omitempty"` // size of the checkpoint that was kept
 	Checkpoints int    `json:"checkpoints"`
 }
 
@@ -94,6 +94,9 @@ func (a *app) auditVerify(cmd *cobra.Command, o *auditVerifyOptions) error {
 			return fail("--key", err)
 		}
 	}
+	if o.dir != "" && key == nil {
+		return &failure{Code: "usage", Message: "--dir needs --key", Hint: "writ audit checkpoint prints the verifier key: keep it apart from the node"}
+	}
 	kept, err := readKept(o.kept, key)
 	if err != nil {
 		return err
@@ -101,7 +104,7 @@ func (a *app) auditVerify(cmd *cobra.Command, o *auditVerifyOptions) error {
 	var report *auditReport
 	var checkpoint []byte
 	if o.dir != "" {
-		report, checkpoint, err = verifyFiles(o.dir, key, kept)
+		report, err = verifyFiles(o.dir, key, kept)
 	} else {
 		report, checkpoint, err = a.verifyRemote(cmd, o, key, kept)
 	}
@@ -115,9 +118,6 @@ func (a *app) auditVerify(cmd *cobra.Command, o *auditVerifyOptions) error {
 		if err := replaceFile(o.kept, checkpoint); err != nil {
 			return err
 		}
-	}
-	if report.Unsigned {
-		a.say(cmd, "no --key was given: the hashes agree, but no signature was checked")
 	}
 	return a.emit(cmd, report, func(p *printer) {
 		p.line("ok: %d records, root %s", report.Size, report.Root)
@@ -172,19 +172,42 @@ func replaceFile(path string, b []byte) error {
 	return err
 }
 
-func verifyFiles(dir string, key note.Verifier, kept *audit.Checkpoint) (*auditReport, []byte, error) {
+// logDir is the directory of the newest incarnation's log beneath a node's
+// audit directory, or dir itself if it is a log.
+func logDir(dir string) (string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "", err
+	}
+	newest := uint64(0)
+	for _, e := range entries {
+		if n, err := strconv.ParseUint(e.Name(), 10, 64); err == nil && e.IsDir() {
+			newest = max(newest, n)
+		}
+	}
+	if newest == 0 {
+		return dir, nil
+	}
+	return filepath.Join(dir, strconv.FormatUint(newest, 10)), nil
+}
+
+func verifyFiles(dir string, key note.Verifier, kept *audit.Checkpoint) (*auditReport, error) {
+	dir, err := logDir(dir)
+	if err != nil {
+		return nil, err
+	}
 	var known []audit.Checkpoint
 	if kept != nil {
 		known = append(known, *kept)
 	}
 	r, err := audit.VerifyDir(dir, key, known...)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	return &auditReport{
 		Origin: r.Origin, Size: r.Size, Root: base64.StdEncoding.EncodeToString(r.Root[:]), Signed: r.Signed,
-		First: r.First, Checkpoints: r.Checkpoints, Unsigned: key == nil,
-	}, nil, nil
+		First: r.First, Checkpoints: r.Checkpoints,
+	}, nil
 }
 
 func (a *app) verifyRemote(cmd *cobra.Command, o *auditVerifyOptions, key note.Verifier, kept *audit.Checkpoint) (*auditReport, []byte, error) {

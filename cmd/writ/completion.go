@@ -9,7 +9,7 @@ func newCompletion(a *app) *cobra.Command {
 		Use:       "completion SHELL",
 		Short:     "print a completion script for bash, zsh, fish or powershell",
 		Long:      "Print a completion script for bash, zsh, fish or powershell.",
-		Example:   "  writ completion bash > writ.bash && . ./writ.bash",
+		Example:   "  # then, in bash: . ./writ.bash\n  writ completion bash > writ.bash",
 		ValidArgs: []string{"bash", "zsh", "fish", "powershell"},
 		Args:      exactArguments("SHELL"),
 		RunE: func(cmd *cobra.Command, args []string) error {

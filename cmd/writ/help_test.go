@@ -163,9 +163,6 @@ func TestExamplesWork(t *testing.T) {
 			setup := "writ mint --audience corp --subject s --owner o --purpose p > t 2>/dev/null; : > writ.toml\n"
 			// What an example leaves running is ended by its own means.
 			teardown := "\nif test -n \"${WRIT_DEV_DIR-}\" && test -d \"$WRIT_DEV_DIR\"; then writ dev --stop; fi\n"
-			if strings.Contains(example, "writ service remove") || strings.Contains(example, "writ service join") {
-				teardown += "writ service remove files >/dev/null 2>&1 || true\n"
-			}
 			if out, code := shell(t, binDir, dir, env, setup+example+teardown); code != 0 {
 				t.Errorf("exit code %d\n%s\n%s", code, example, out)
 			}

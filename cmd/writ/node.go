@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/writ-dev/writ/authority"
@@ -145,6 +146,9 @@ func explainNode(err error) *failure {
 		return &failure{Code: "disk_full", Message: msg, Hint: "free some space and start it again; nothing acknowledged is lost"}
 	case errors.Is(err, raftstore.ErrDiskStalled):
 		return &failure{Code: "disk_stalled", Message: msg, Hint: "the disk does not answer in time"}
+	case errors.Is(err, raftstore.ErrStateMachine):
+		msg, _, _ = strings.Cut(msg, "\n") // a stack follows
+		return &failure{Code: "state_machine", Message: msg, Hint: "this node's files contradict each other: keep a copy of the data directory, and restore the node from a backup"}
 	case errors.Is(err, raftstore.ErrEmptyDir):
 		return &failure{Code: "not_formed", Message: msg, Hint: "writ serve --init forms a new one"}
 	case errors.Is(err, seal.ErrPassphrase):

@@ -100,8 +100,8 @@ func newServiceRemove(a *app) *cobra.Command {
 		Short: "remove a service and revoke its credentials",
 		Long: `Remove a service and revoke its credentials. It keeps whatever keys it has: if it
 is not trusted any more, rekey its audiences (writ keys rekey).`,
-		Example: `  writ service add files --audience corp > secret
-  writ service remove files`,
+		Example: `  writ service add mail --audience corp > secret
+  writ service remove mail`,
 		Args: exactArguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := conn.open(a)
@@ -127,8 +127,8 @@ func newServiceJoin(a *app) *cobra.Command {
 		Short: "exchange a join secret for the service's credential",
 		Long: `Exchange the join secret on standard input for the service's credential, once. The
 service renews the credential by itself from then on.`,
-		Example: `  writ service add files --audience corp > secret
-  writ service join files --out files.token < secret`,
+		Example: `  writ service add web --audience corp > secret
+  writ service join web --out web.token < secret`,
 		Args: exactArguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			secret, err := readInput(cmd, secretFile)
