@@ -190,6 +190,9 @@ func TestReadIndex(t *testing.T) {
 	for s.CommitIndex() == committed {
 		runtime.Gosched()
 	}
+	if need, err := s.lastCommand(s.CommitIndex()); need != committed || err != nil {
+		t.Errorf("a read waits for entry %d, want %d (%v)", need, committed, err)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := s.ReadIndex(ctx); !errors.Is(err, context.DeadlineExceeded) {
