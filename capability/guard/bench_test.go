@@ -1,7 +1,6 @@
 package guard_test
 
 import (
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -26,41 +25,58 @@ func (w *nowhere) WriteHeader(status int)      { w.status = status }
 // with a token of five caveats. Their difference is what the guard adds: at
 // most 5 µs.
 func BenchmarkHandler(b *testing.B) {
-	a := guardtest.For(b)
-	token := a.Token(b, "action read write", "resource files/**", "time-before 2099-01-01T00:00:00Z",
-		"client-ip 192.0.2.0/24", "service files")
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
-
-	bare := http.NewServeMux()
-	bare.Handle("GET /files/{path...}", handler)
-
-	g, err := guard.New(a.Verifier, guard.Service("files"), guard.Logger(slog.New(slog.NewTextHandler(io.Discard, nil))))
-	if err != nil {
-		b.Fatal(err)
-	}
-	g.Handle("GET /files/{path...}", guard.Route{Action: "read", Resource: "files/{path...}"}, handler)
-	guarded, err := g.Build()
-	if err != nil {
-		b.Fatal(err)
-	}
-
+	bare, guarded, token := pair(b)
 	for _, c := range []struct {
 		name    string
 		handler http.Handler
 	}{{"bare", bare}, {"guarded", guarded}} {
 		b.Run(c.name, func(b *testing.B) {
-			r := httptest.NewRequest("GET", "/files/reports/q3", nil)
-			authorization := []string{"Bearer " + token.Text()}
-			w := &nowhere{header: make(http.Header)}
+			call := calling(b, c.handler, token)
 			b.ReportAllocs()
 			for b.Loop() {
-				r.Header["Authorization"] = authorization
-				w.status = 0
-				c.handler.ServeHTTP(w, r)
-				if w.status != http.StatusNoContent {
-					b.Fatalf("status %d", w.status)
-				}
+				call()
 			}
 		})
+	}
+}
+
+// TestAllocations: what the guard adds does not grow unnoticed.
+func TestAllocations(t *testing.T) {
+	bare, guarded, token := pair(t)
+	before := testing.AllocsPerRun(200, calling(t, bare, token))
+	if added := testing.AllocsPerRun(200, calling(t, guarded, token)) - before; added > 12 {
+		t.Errorf("the guard adds %v allocations, want at most 12", added)
+	}
+}
+
+// pair is one handler behind one mux, bare and guarded.
+func pair(b testing.TB) (bare, guarded http.Handler, token string) {
+	a := guardtest.For(b)
+	t := a.Token(b, "action read write", "resource files/**", "time-before 2099-01-01T00:00:00Z",
+		"client-ip 192.0.2.0/24", "service files")
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) })
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /files/{path...}", handler)
+
+	g, err := guard.New(a.Verifier, guard.Service("files"), guard.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	g.Handle("GET /files/{path...}", readFiles, handler)
+	return mux, build(b, g), t.Text()
+}
+
+func calling(b testing.TB, h http.Handler, token string) func() {
+	r := httptest.NewRequest("GET", "/files/reports/q3", nil)
+	authorization := []string{"Bearer " + token}
+	w := &nowhere{header: make(http.Header)}
+	return func() {
+		r.Header["Authorization"] = authorization // the guard takes it out
+		w.status = 0
+		h.ServeHTTP(w, r)
+		if w.status != http.StatusNoContent {
+			b.Fatalf("status %d", w.status)
+		}
 	}
 }

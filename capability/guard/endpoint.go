@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -125,7 +126,7 @@ func (e *endpoint) arguments(r *http.Request, req *capability.Request, cred Cred
 		if err := checkJSONType(r); err != nil {
 			return err
 		}
-		if body, err = readBody(r); err != nil {
+		if body, err = e.readBody(r, cred); err != nil {
 			return err
 		}
 		digest = sha256.Sum256(body)
@@ -137,7 +138,7 @@ func (e *endpoint) arguments(r *http.Request, req *capability.Request, cred Cred
 		if !mayNameRequest(cred) {
 			return e.otherArguments(r, req)
 		}
-		if body, err = readBody(r); err != nil {
+		if body, err = e.readBody(r, cred); err != nil {
 			return err
 		}
 		digest = sha256.Sum256(body)
@@ -201,10 +202,29 @@ func hasBody(r *http.Request) bool {
 	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
 }
 
-// readBody reads a body that MaxBytesReader bounds.
-func readBody(r *http.Request) ([]byte, error) {
+// smallBody is how many bytes are read for a caller of whom nothing is known.
+const smallBody = 16 << 10
+
+// authenticator is the part of a *capability.Verifier that looks at nothing but
+// the token.
+type authenticator interface {
+	Authenticate(ctx context.Context, set []byte, branches []capability.BranchID) ([]capability.BranchID, error)
+}
+
+// readBody reads a body that MaxBytesReader bounds. A large one is read only
+// for a genuine token, so that strangers cannot fill the memory.
+func (e *endpoint) readBody(r *http.Request, cred Credential) ([]byte, error) {
 	if !hasBody(r) {
 		return nil, nil
+	}
+	if a, ok := e.verifier.(authenticator); ok && (r.ContentLength < 0 || r.ContentLength > smallBody) {
+		whole, err := cred.whole()
+		if err != nil {
+			return nil, err
+		}
+		if _, err := a.Authenticate(r.Context(), whole.Bytes(), nil); err != nil {
+			return nil, err
+		}
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

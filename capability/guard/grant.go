@@ -212,7 +212,8 @@ func (g *Grant) Client(base http.RoundTripper, conditions ...string) (*http.Clie
 }
 
 // Recheck decides again, now, whether the token allows the call, and spends
-// nothing. Errors: those of the verifier (capability.CodeOf), ErrNoGrant.
+// nothing. The evidence of key possession is the one that came with the call.
+// Errors: those of the verifier (capability.CodeOf), ErrNoGrant.
 func (g *Grant) Recheck(ctx context.Context) error {
 	if g == nil {
 		return ErrNoGrant
@@ -227,11 +228,7 @@ func (g *Grant) RecheckFor(ctx context.Context, req capability.Request) error {
 	if g == nil {
 		return ErrNoGrant
 	}
-	root, discharges, err := g.credential.parse()
-	if err != nil {
-		return err
-	}
-	whole, err := root.WithDischarges(discharges...)
+	whole, err := g.credential.whole()
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -310,14 +311,14 @@ func TestRefusals(t *testing.T) {
 
 func TestNoCredential(t *testing.T) {
 	var logged journal
-	g, err := guard.New(guardtest.For(t).Verifier, guard.Logger(logged.logger()))
+	g, err := guard.New(guardtest.For(t).Verifier, guard.Logger(logged.logger()), guard.Challenge(`DPoP algs="ES256"`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.HandleFunc("GET /x", guard.Route{Action: "read", Resource: "x"}, func(http.ResponseWriter, *http.Request) { t.Error("served") })
 	w := httptest.NewRecorder()
 	build(t, g).ServeHTTP(w, httptest.NewRequest("GET", "/x", nil))
-	if w.Code != 401 || w.Header().Get("WWW-Authenticate") != `Bearer realm="writ"` {
+	if got := w.Header().Values("WWW-Authenticate"); w.Code != 401 || !slices.Equal(got, []string{`DPoP algs="ES256"`, `Bearer realm="writ"`}) {
 		t.Errorf("%d %v", w.Code, w.Header())
 	}
 	if strings.Contains(w.Body.String(), `"code"`) || !strings.Contains(w.Body.String(), `"reference"`) {

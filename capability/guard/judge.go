@@ -56,6 +56,15 @@ func (c Credential) parse() (root *capability.Token, discharges []*capability.To
 	return root, discharges, nil
 }
 
+// whole is the token set in one.
+func (c Credential) whole() (*capability.Token, error) {
+	root, discharges, err := c.parse()
+	if err != nil {
+		return nil, err
+	}
+	return root.WithDischarges(discharges...)
+}
+
 // Denial is a refusal, ready to be told: Code and Reference to the stranger.
 // The explanation (Error) is for the owner's log, which has it already, under
 // the same reference.

@@ -27,6 +27,7 @@ type httpSettings struct {
 	proxies []netip.Prefix
 	maxBody int64
 	realm   string
+	also    []string
 	holder  HolderFunc
 }
 
@@ -119,6 +120,19 @@ func Realm(realm string) Option {
 		}
 		s.http.realm = realm
 		s.httpOnly = append(s.httpOnly, "Realm")
+		return nil
+	}
+}
+
+// Challenge adds a WWW-Authenticate line to every 401, such as
+// `DPoP algs="ES256"` (RFC 9449 section 7.1) beside a Holder that reads proofs.
+func Challenge(value string) Option {
+	return func(s *settings) error {
+		if value == "" || printable(value) != value {
+			return fmt.Errorf("challenge %q: want printable ASCII", value)
+		}
+		s.http.also = append(s.http.also, value)
+		s.httpOnly = append(s.httpOnly, "Challenge")
 		return nil
 	}
 }

@@ -71,6 +71,11 @@ func (s *settings) refuse(w http.ResponseWriter, r *http.Request, err error, req
 		}
 		p = problem{status: Status(d.Code), code: string(d.Code), reference: d.Reference}
 	}
+	if p.status == http.StatusUnauthorized {
+		for _, c := range s.http.also {
+			w.Header().Add("WWW-Authenticate", c)
+		}
+	}
 	p.write(w, s.challenge(p))
 }
 
@@ -112,7 +117,7 @@ func (p *problem) write(w http.ResponseWriter, challenge string) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if challenge != "" {
-		h.Set("WWW-Authenticate", challenge)
+		h.Add("WWW-Authenticate", challenge)
 	}
 	if p.status == http.StatusTooManyRequests || p.status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")

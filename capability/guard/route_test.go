@@ -223,6 +223,64 @@ func TestChunkedBodyOverItsBound(t *testing.T) {
 	}
 }
 
+// TestStrangersFillNoMemory: a large body that would have to be kept is not read
+// for a token that is not genuine.
+func TestStrangersFillNoMemory(t *testing.T) {
+	a := guardtest.For(t)
+	good := a.Token(t).Text()
+	forged := good[:len(good)-4] + "AAAA"
+	g := newGuard(t, a)
+	g.HandleFunc("POST /json", guard.Route{Action: "write", Resource: "json", JSON: true}, func(http.ResponseWriter, *http.Request) {})
+	h := build(t, g)
+	for _, c := range []struct {
+		token  string
+		length int64
+		read   bool
+	}{{good, 1 << 19, true}, {forged, 1 << 19, false}, {forged, -1, false}, {"writ_", -1, false}, {forged, 64, true}} {
+		body := &counter{Reader: io.LimitReader(zeros{}, 1<<19)}
+		r := httptest.NewRequest("POST", "/json", body)
+		r.ContentLength = c.length
+		r.Header.Set("Authorization", "Bearer "+c.token)
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if read := body.n > 0; read != c.read || w.Code == http.StatusOK {
+			t.Errorf("%s of %d bytes: read %d, %d %s", c.token[:8], c.length, body.n, w.Code, w.Body)
+		}
+	}
+}
+
+type counter struct {
+	io.Reader
+	n int
+}
+
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.Reader.Read(b)
+	c.n += n
+	return n, err
+}
+
+// TestMounted: behind a prefix that an outer mux strips, the handler's path is
+// what counts, and what came over the wire is no less strict.
+func TestMounted(t *testing.T) {
+	a := guardtest.For(t)
+	token := a.Token(t, "resource files/**").Text()
+	g := newGuard(t, a)
+	g.Handle("GET /files/{path...}", readFiles, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	outer := http.StripPrefix("/api", build(t, g))
+	for target, want := range map[string]int{
+		"/api/files/q3": 200, "/api/files/a%2Fb": 400, "/api/files/../q3": 400, "/files/q3": 404, "/api/other": 404,
+	} {
+		r := httptest.NewRequest("GET", target, nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		if outer.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("%s: %d, want %d", target, w.Code, want)
+		}
+	}
+}
+
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }

@@ -117,6 +117,39 @@ func TestRequestCaveat(t *testing.T) {
 	}
 }
 
+// TestHTTP2: the same over HTTP/2, bound to the request.
+func TestHTTP2(t *testing.T) {
+	a := guardtest.For(t)
+	g := newGuard(t, a)
+	g.HandleFunc("PUT /files/{path...}", guard.Route{Action: "write", Resource: "files/{path...}", RequireRequest: true},
+		func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil || r.ProtoMajor != 2 || string(body) != "content" {
+				t.Errorf("%s %q %v", r.Proto, body, err)
+			}
+		})
+	s := httptest.NewUnstartedServer(build(t, g))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	client := &http.Client{Transport: &guard.Transport{Base: s.Client().Transport, Token: a.Token(t, "action write"), Binder: &caveats.Binder{}}}
+	for target, want := range map[string]int{"/files/q3?x=%20": 200, "/files/a%2Fb": 400, "/files/%252e": 400} {
+		r, err := http.NewRequest("PUT", s.URL+target, strings.NewReader("content"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %d %s", target, resp.StatusCode, b)
+		}
+	}
+}
+
 // TestTransportKeepsTheToken: no redirect to another origin, no plaintext to
 // another host, no second credential.
 func TestTransportKeepsTheToken(t *testing.T) {

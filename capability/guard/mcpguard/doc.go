@@ -29,7 +29,8 @@
 // is no HTTP it comes in the request's _meta under MetaKey; there, all in one
 // text. Both at once are accepted only if they are the same. A session that
 // was opened with a token gives nothing to its later calls, and no other
-// header (Mcp-Name, Mcp-Method) is looked at. The credential is taken out of
+// header (Mcp-Name, Mcp-Method) is looked at. A request caveat names an HTTP
+// request, which a call is not: such a token is refused with request_mismatch. The credential is taken out of
 // both before the tool's handler runs; the Grant (guard.FromContext) is the
 // way to pass it on.
 //
