@@ -208,12 +208,14 @@ func (a *applier) command(h *Header, body any) (any, error) {
 		return nil, refuse(capability.CodeUnavailable, "no cluster has been formed")
 	}
 	a.meta.MinStamp = h.Stamp
+	// First the credential: what an earlier request made is not for one that
+	// was revoked since.
+	if err := a.checkActor(h, body); err != nil {
+		return nil, err
+	}
 	earlier, err := a.earlier(h, body)
 	if earlier != nil || err != nil {
 		return earlier, err
-	}
-	if err := a.checkActor(h, body); err != nil {
-		return nil, err
 	}
 	result, err := a.dispatch(h, body)
 	if err != nil {
@@ -273,6 +275,10 @@ func refuse(code api.Code, detail string) error {
 func (a *applier) checkActor(h *Header, body any) error {
 	if h.Actor.Token == (capability.TokenID{}) {
 		if j, ok := body.(*JoinService); ok && j.Hash != (Digest{}) {
+			return nil // the join secret is the authorization
+		}
+		j, joins := body.(*JoinService)
+		if joins && j.Hash != (Digest{}) && h.Actor.Name == ServicePrefix+j.Name {
 			return nil // the join secret is the authorization
 		}
 		if h.Actor.Name != SystemActor {

@@ -240,6 +240,7 @@ func (a *applier) revoke(h *Header, b *Revoke) (*RevokeResult, error) {
 	case api.RevokeSubject, api.RevokeAudience:
 		// Whatever is issued from now on must be told from what was.
 		rec.Until, a.meta.MinStamp = h.Stamp, h.Stamp+1
+		rec.About = b.Audience // who asks for another audience need not know
 	default:
 		if old := a.w.get(bucketRevocations, revocationKey(b)); old != nil {
 			var was RevocationRecord

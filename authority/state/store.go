@@ -44,6 +44,12 @@ type meta struct {
 	Content     Digest `json:"content"`
 }
 
+// mmapSize is how much address space a state file takes at once, in bytes.
+// bbolt cannot move its map while a read transaction is open, so a file that
+// outgrows it would have applying wait for a snapshot to be written. No memory
+// is used for it.
+const mmapSize = 16 << 30
+
 // openFile makes an empty state file. It is never synced: what it holds can be
 // rebuilt from the newest snapshot and the log, which are.
 func openFile(path string) (*bolt.DB, error) {
@@ -52,6 +58,7 @@ func openFile(path string) (*bolt.DB, error) {
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		NoSync: true, NoGrowSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+		InitialMmapSize: mmapSize,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("state file: %w", err)
