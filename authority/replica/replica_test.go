@@ -3,11 +3,17 @@ package replica_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/authoritytest"
+	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/replica"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats"
@@ -73,5 +79,415 @@ func TestTheWholeJob(t *testing.T) {
 	}
 	if err := allow(t.Context(), v, backup.Text(), "read"); !errors.Is(err, capability.CodeBudgetExhausted) {
 		t.Fatalf("call 4 of 3: %v", err)
+	}
+}
+
+// gate stands between a client and the node. Shut, it lets nothing through and
+// breaks nothing off, as a network that drops packets does.
+type gate struct {
+	mu   sync.Mutex
+	open *sync.Cond
+	shut bool
+}
+
+func newGate() *gate {
+	g := new(gate)
+	g.open = sync.NewCond(&g.mu)
+	return g
+}
+
+func (g *gate) set(shut bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.shut = shut
+	g.open.Broadcast()
+}
+
+// pass waits until the gate is open, or the connection has been closed.
+func (g *gate) pass(closed *atomic.Bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.shut && !closed.Load() {
+		g.open.Wait()
+	}
+}
+
+func (g *gate) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var never atomic.Bool
+	g.mu.Lock()
+	shut := g.shut
+	g.mu.Unlock()
+	if shut {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	g.pass(&never)
+	c, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &gated{Conn: c, g: g}, nil
+}
+
+type gated struct {
+	net.Conn
+	g      *gate
+	closed atomic.Bool
+}
+
+func (c *gated) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.g.pass(&c.closed) // what arrives while the gate is shut is held back
+	return n, err
+}
+
+func (c *gated) Write(b []byte) (int, error) {
+	c.g.pass(&c.closed)
+	return c.Conn.Write(b)
+}
+
+func (c *gated) Close() error {
+	c.closed.Store(true)
+	c.g.mu.Lock()
+	c.g.open.Broadcast()
+	c.g.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// until asks again and again, for at most a minute.
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+// TestPartition cuts a replica off, revokes meanwhile, and lets it back: no
+// acceptance later than the bound after the revocation was acknowledged, and
+// none of anything while the replica is stale.
+func TestPartition(t *testing.T) {
+	const bound = time.Second
+	n := authoritytest.Start(t, authoritytest.Options{Bound: bound})
+	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGate()
+	cfg := n.Config(token)
+	cfg.DialContext = g.dial
+	c, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := authoritytest.Open(t, replica.Config{Client: c, Audiences: []string{"corp"}})
+	v := verifier(t, r)
+	victim, other := n.Mint(t, "corp", "agent-42").Token, n.Mint(t, "corp", "agent-43").Token
+	if err := allow(t.Context(), v, victim, "read"); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 2 {
+		g.set(true)
+		if round == 0 {
+			if _, err := n.Root().RevokeSelf(t.Context(), api.SelfRevokeRequest{Token: victim, Reason: "leaked"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		acknowledged, asked := time.Now(), victim
+		if round > 0 {
+			asked = other // of a revoked token, that it is revoked is said first
+		}
+		until(t, "stale", func() bool {
+			err := allow(t.Context(), v, asked, "read")
+			late := time.Since(acknowledged) > bound
+			if err == nil && late {
+				t.Fatalf("accepted %v after the revocation was acknowledged", time.Since(acknowledged))
+			}
+			return errors.Is(err, capability.CodeStaleRevocations)
+		})
+		if err := allow(t.Context(), v, other, "read"); !errors.Is(err, capability.CodeStaleRevocations) {
+			t.Errorf("a live token at a stale replica: %v", err)
+		}
+		g.set(false)
+		until(t, "recovery", func() bool {
+			err := allow(t.Context(), v, victim, "read")
+			if err == nil {
+				t.Fatal("the revoked token was accepted after the partition")
+			}
+			return errors.Is(err, capability.CodeRevoked)
+		})
+		until(t, "a live token", func() bool { return allow(t.Context(), v, other, "read") == nil })
+	}
+	until(t, "both streams", func() bool { return r.Status().Streams == 2 })
+}
+
+// TestRestart: a node that comes back is resumed from, and its replica never
+// accepts anything meanwhile that it could not vouch for.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	const bound = 2 * time.Second
+	n, stop, err := authoritytest.Run(t.Context(), dir, authoritytest.Options{Bound: bound})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := n.Replica(t, "files", "corp")
+	v := verifier(t, r)
+	minted := n.Mint(t, "corp", "agent-42", "max-calls 100")
+	if err := allow(t.Context(), v, minted.Token, "read"); err != nil {
+		t.Fatal(err)
+	}
+	before := r.Status().Cursor
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "stale without the node", func() bool {
+		return errors.Is(allow(t.Context(), v, minted.Token, "read"), capability.CodeStaleRevocations)
+	})
+	n2, stop2, err := authoritytest.Run(t.Context(), dir, authoritytest.Options{Bound: bound, Listen: n.Addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stop2() })
+	until(t, "recovery", func() bool { return allow(t.Context(), v, minted.Token, "read") == nil })
+	if _, err := n2.Root().Revoke(t.Context(), api.RevokeRequest{Kind: api.RevokeSubject, Subject: "agent-42", Reason: "gone"}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the revocation", func() bool { return errors.Is(allow(t.Context(), v, minted.Token, "read"), capability.CodeRevoked) })
+	after := r.Status().Cursor
+	if after.Incarnation != before.Incarnation || after.Index <= before.Index {
+		t.Errorf("the cursor went from %v to %v", before, after)
+	}
+}
+
+// TestRotation: keys change under running verification and no call is refused
+// for it; the old key's tokens go on.
+func TestRotation(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: 500 * time.Millisecond})
+	r := n.Replica(t, "files", "corp")
+	v := verifier(t, r, capability.WithPrefixCache(100))
+	old := n.Mint(t, "corp", "agent-42").Token
+	root := n.Root()
+	defer root.Close()
+	if _, err := root.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var fresh string
+	until(t, "a token of the next epoch", func() bool {
+		got := n.Mint(t, "corp", "agent-42").Token
+		if err := allow(t.Context(), v, got, "read"); err != nil && !errors.Is(err, capability.CodeStaleRevocations) {
+			t.Fatalf("a token just minted: %v", err)
+		}
+		token, err := capability.Parse(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := token.Inspect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh = got
+		return in.Identifier.Epoch == 2
+	})
+	for _, text := range []string{old, fresh} {
+		until(t, "verifying", func() bool {
+			err := allow(t.Context(), v, text, "read")
+			if err != nil && !errors.Is(err, capability.CodeStaleRevocations) {
+				t.Fatal(err)
+			}
+			return err == nil
+		})
+	}
+	if r.Status().Keys != 2 {
+		t.Errorf("%d keys", r.Status().Keys)
+	}
+	if _, err := root.Revoke(t.Context(), api.RevokeRequest{Kind: api.RevokeEpoch, Epoch: 1, Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the epoch's end", func() bool {
+		code := capability.CodeOf(allow(t.Context(), v, old, "read"))
+		return code == capability.CodeRevoked || code == capability.CodeUnknownKey
+	})
+	until(t, "the other epoch", func() bool { return allow(t.Context(), v, fresh, "read") == nil })
+}
+
+// TestKeyless verifies through the authority, and never sees a key.
+func TestKeyless(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
+	svc := n.Service(t, api.ServiceRequest{Name: "guest", Audiences: []string{"corp"}, Keyless: true})
+	if _, err := svc.Keys(t.Context(), "corp"); !errors.Is(err, capability.CodeActionDenied) {
+		t.Errorf("keys for a keyless service: %v", err)
+	}
+	r := authoritytest.Open(t, replica.Config{Client: svc, Audiences: []string{"corp"}, Keyless: true})
+	v := verifier(t, r)
+	minted := n.Mint(t, "corp", "agent-42", "action read", "max-calls 2")
+	token, err := capability.Parse(minted.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	narrow, err := token.Attenuate("resource files/**")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := allow(t.Context(), v, narrow.Text(), "read"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := allow(t.Context(), v, narrow.Text(), "read"); !errors.Is(err, capability.CodeBudgetExhausted) {
+		t.Errorf("call 3 of 2: %v", err)
+	}
+	if err := allow(t.Context(), v, narrow.Text(), "write"); !errors.Is(err, capability.CodeActionDenied) {
+		t.Errorf("write: %v", err)
+	}
+	forged, err := capability.Mint(capability.NewRootKey([32]byte{1}), capability.Identifier{
+		Epoch: 1, ID: minted.ID, NotAfter: minted.NotAfter, Audience: "corp", Subject: "mallory",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := allow(t.Context(), v, forged.Text(), "read"); !errors.Is(err, capability.CodeBadSignature) {
+		t.Errorf("forged: %v", err)
+	}
+	if _, err := n.Root().RevokeSelf(t.Context(), api.SelfRevokeRequest{Token: narrow.Text(), Reason: "leaked"}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the revocation", func() bool { return errors.Is(allow(t.Context(), v, narrow.Text(), "read"), capability.CodeRevoked) })
+}
+
+// TestRegistered refuses what the authority did not issue, though its MAC is
+// right: the answer to a stolen audience key.
+func TestRegistered(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
+	svc := n.Service(t, api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	before := n.Mint(t, "corp", "agent-1", "action read")
+	r := authoritytest.Open(t, replica.Config{Client: svc, Audiences: []string{"corp"}, Registered: true})
+	v := verifier(t, r)
+	after := n.Mint(t, "corp", "agent-2", "action read")
+	for _, m := range []*api.TokenResponse{before, after} {
+		if err := allow(t.Context(), v, m.Token, "read"); err != nil {
+			t.Errorf("registered: %v", err)
+		}
+	}
+	until(t, "the feed", func() bool { return r.Status().Registered == 2 })
+	keys, err := svc.Keys(t.Context(), "corp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := keys.Keys[0]
+	stolen := capability.NewRootKey([32]byte(k.Secret))
+	for name, id := range map[string]capability.TokenID{"a new id": capability.NewTokenID(time.Now().UnixMilli(), [10]byte{7}), "an id of another token": after.ID} {
+		forged, err := capability.Mint(stolen, capability.Identifier{
+			Epoch: k.Epoch, Generation: k.Generation, ID: id, NotAfter: time.Now().Add(time.Minute), Audience: "corp", Subject: "mallory",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := allow(t.Context(), v, forged.Text(), "read"); !errors.Is(err, capability.CodeUnregistered) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestLeasesOverTheWire: two replicas of two services spend one budget in
+// parallel until both refuse: exactly its calls go through. One that crashes
+// forfeits what it held, and one that closes gives it back.
+func TestLeasesOverTheWire(t *testing.T) {
+	const calls = 10_000
+	n := authoritytest.Start(t, authoritytest.Options{Bound: 5 * time.Second})
+	open := func(name string) *replica.Replica {
+		return authoritytest.Open(t, replica.Config{
+			Client:    n.Service(t, api.ServiceRequest{Name: name, Audiences: []string{"corp"}}),
+			Audiences: []string{"corp"}, Leases: replica.LeaseConfig{Want: 500, Timeout: 10 * time.Second},
+		})
+	}
+	closing := open("closing")
+	minted := n.Mint(t, "corp", "agent-42", fmt.Sprint("max-calls ", calls))
+	if err := allow(t.Context(), verifier(t, closing), minted.Token, "read"); err != nil {
+		t.Fatal(err)
+	}
+	if err := closing.Close(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := n.Root().Token(t.Context(), minted.ID)
+	if err != nil || len(info.Budgets) != 1 || info.Budgets[0].Remaining != calls-1 {
+		t.Fatalf("after a replica that spent one call has closed: %+v, %v", info, err)
+	}
+	a, b := open("a"), open("b")
+	var spent atomic.Int64
+	spent.Store(1)
+	until(t, "both refusing", func() bool {
+		var wg sync.WaitGroup
+		var again atomic.Bool
+		for _, r := range []*replica.Replica{a, b} {
+			v := verifier(t, r)
+			for range 3 {
+				wg.Go(func() {
+					for {
+						err := allow(context.Background(), v, minted.Token, "read")
+						if capability.CodeOf(err) == capability.CodeBudgetExhausted {
+							return
+						}
+						again.Store(true)
+						if err != nil {
+							t.Errorf("spend: %v", err)
+							return
+						}
+						spent.Add(1)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		return !again.Load() || t.Failed()
+	})
+	if spent.Load() != calls {
+		t.Errorf("%d calls went through, not %d", spent.Load(), calls)
+	}
+}
+
+// TestOpenSaysWhyNot: what is hopeless fails at once.
+func TestOpenSaysWhyNot(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
+	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := n.Config(token)
+	wrong.CAFingerprint = strings.Repeat("ab", 32)
+	stranger, err := client.New(wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		cfg  replica.Config
+		want error
+	}{
+		{"no client", replica.Config{Audiences: []string{"corp"}}, replica.ErrConfig},
+		{"no audience", replica.Config{Client: n.Root()}, replica.ErrConfig},
+		{"audience twice", replica.Config{Client: n.Root(), Audiences: []string{"a", "a"}}, replica.ErrConfig},
+		{"short bound", replica.Config{Client: n.Root(), Audiences: []string{"a"}, Bound: time.Millisecond}, replica.ErrConfig},
+		{"bad audit key", replica.Config{Client: n.Root(), Audiences: []string{"a"}, AuditKey: "x"}, replica.ErrConfig},
+		{"no credential", replica.Config{Client: n.Client(""), Audiences: []string{"corp"}}, client.ErrNoToken},
+		{"another's audience", replica.Config{Client: n.Client(token), Audiences: []string{"other"}}, capability.CodeResourceDenied},
+		{"a token for services", replica.Config{Client: n.Client(n.Mint(t, "corp", "a").Token), Audiences: []string{"corp"}}, capability.CodeUnknownKey},
+		{"another cluster", replica.Config{Client: stranger, Audiences: []string{"corp"}}, client.ErrFingerprint},
+	} {
+		start := time.Now()
+		_, err := replica.Open(t.Context(), c.cfg)
+		if !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("%s: took %v to say so", c.name, d)
+		}
 	}
 }

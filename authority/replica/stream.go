@@ -352,7 +352,7 @@ var errBusy = errors.New("another stream's snapshot is under way")
 // to one that is being built. mu of the feed is held.
 func (s *stream) each(apply func(*dataset) error) error {
 	f := &s.r.feed
-	if d := s.r.data.Load(); d.incarnation == s.at.Incarnation {
+	if d := s.r.data.Load(); d.incarnation == s.at.Incarnation && f.owner != s {
 		if err := apply(d); err != nil {
 			return err
 		}
@@ -380,6 +380,9 @@ func (s *stream) swap(at api.Cursor) {
 	}
 	r.data.Store(f.pending)
 	f.owner, f.pending = nil, nil
+	if less(f.seen, at) {
+		f.seen = at
+	}
 	s.reach(at)
 }
 

@@ -43,6 +43,8 @@ func (x *exchange) ctx() context.Context { return x.r.Context() }
 
 // dispatch is what every request comes through.
 func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
+	s.underWay.Add(1)
+	defer s.underWay.Add(-1)
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")

@@ -25,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -110,6 +111,8 @@ type Server struct {
 	joins    *limiter
 	metrics  *metrics
 	grants   sync.Pool
+
+	underWay atomic.Int64 // requests whose handler runs
 
 	feeds     context.Context // ends when streams are told to end
 	endFeeds  context.CancelFunc
@@ -199,15 +202,42 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.endFeeds()
+	return s.shutDown(ctx, srv, served)
+}
+
+// goAway is how long a client has to take note that a connection without calls
+// is being closed. http.Server.Shutdown alone would wait out the whole grace for
+// a connection that came to be while it began.
+const goAway = 1500 * time.Millisecond
+
+// shutDown lets the calls under way finish within the grace period.
+func (s *Server) shutDown(ctx context.Context, srv *http.Server, served <-chan error) error {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Limits.Grace)
 	defer cancel()
-	err := srv.Shutdown(grace)
-	if err != nil {
-		srv.Close()
+	done := make(chan error, 1)
+	go func() { done <- srv.Shutdown(grace) }()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	begun := time.Now()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				srv.Close()
+			}
+			<-served
+			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				return fmt.Errorf("server: %w", err)
+			}
+			return nil
+		case <-tick.C:
+			if s.underWay.Load() == 0 && time.Since(begun) > goAway {
+				cancel() // Shutdown returns, and Close closes what is left
+				srv.Close()
+				<-done
+				<-served
+				return nil
+			}
+		}
 	}
-	<-served
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("server: %w", err)
-	}
-	return nil
 }
