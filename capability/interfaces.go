@@ -76,8 +76,9 @@ type Caveat struct {
 	// Discharge is true for a caveat that stands in a discharge.
 	Discharge bool
 	// Issued is true for a caveat of the root within the issued prefix, and for
-	// one in a discharge of a third-party caveat within it: only these were
-	// put there, or asked for, by the minter.
+	// one in a discharge of a third-party caveat within it, ahead of the
+	// discharge's bound caveat: only these were put there, or asked for, by the
+	// minter, and what stands behind the bound caveat may be anyone's.
 	Issued bool
 
 	macaroon uint8 // 0 is the root
