@@ -375,7 +375,32 @@ func TestOpenRefusesDamageToWhatWasSynced(t *testing.T) {
 	}
 }
 
-// refuseAltered accepts that an altered signature is not seen: Open has no key. Everything else about a checkpoint is.
+// Good checksums do not help an index or a checkpoint that contradicts what was committed.
+func TestOpenRefusesForgeries(t *testing.T) {
+	all, edge := sample(t)
+	c := value(parseCommit(all[commitFile]))(t)
+	dir := filepath.Join(t.TempDir(), "copy")
+	for name, forged := range map[string][]byte{
+		indexFile: slices.Concat(all[indexFile][:(c.size-1)*indexEntry], appendPosition(nil, c.size-1, position{c.last - 1, 16}),
+			all[indexFile][c.size*indexEntry:]),
+		checkpointFile: appendCheckpoint(slices.Clone(all[checkpointFile]),
+			value(Checkpoint{testOrigin, edge.Size() - 1, Hash{1}}.Sign(testSigner(t, testOrigin)))(t)),
+	} {
+		left := maps.Clone(all)
+		left[name] = forged
+		lay(t, dir, left)
+		l, err := Open(dir, testOrigin)
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) || corrupt.File != name {
+			t.Errorf("%s forged: %v", name, err)
+		}
+		if err == nil {
+			l.Close()
+		}
+	}
+}
+
+// refuseAltered expects an altered byte of a saved checkpoint to be seen.
 func refuseAltered(t *testing.T, dir string, left map[string][]byte) {
 	t.Helper()
 	lay(t, dir, left)
@@ -422,6 +447,17 @@ func TestForgedTail(t *testing.T) {
 	must(t, l.Sync())
 	base, edge, last := files(t, dir), l.Edge(), l.current.size
 	must(t, l.Close())
+
+	c := value(parseCommit(base[commitFile]))(t)
+	c.offset--
+	moved := maps.Clone(base)
+	moved[commitFile] = c.encode()
+	copied := filepath.Join(t.TempDir(), "copy")
+	lay(t, copied, moved)
+	var corrupt *CorruptError
+	if _, err := VerifyDir(copied, testSigner(t, testOrigin).Verifier()); !errors.As(err, &corrupt) || corrupt.File != commitFile {
+		t.Errorf("commit marker that ends the bodies elsewhere: %v", err)
+	}
 
 	type forged struct {
 		index uint64
