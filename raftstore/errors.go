@@ -35,8 +35,9 @@ var (
 	// retry once there is space.
 	ErrDiskFull = errors.New("raftstore: disk full")
 
-	// ErrDiskStalled: a write took longer than Config.DiskStall. Only ever
-	// handed to Config.OnFatal.
+	// ErrDiskStalled: a write took longer than Config.DiskStall: handed to
+	// Config.OnFatal. Or Close could not stop the node in that time; the
+	// directory then stays locked until the process ends.
 	ErrDiskStalled = errors.New("raftstore: disk stalled")
 
 	// ErrStateMachine: the state machine panicked or broke its contract. Handed
