@@ -90,18 +90,24 @@ func (t *tokenIndex) add(r *TokenRecord) {
 		e.request = requestKey(r.IssuedBy, r.Request)
 		t.requests[e.request] = slot
 	}
-	if r.Parent != nil {
-		if p, ok := t.byID[r.Parent.Token]; ok {
-			e.parent, e.next = p, t.slots[p].child
-			if e.next != 0 {
-				t.slots[e.next].prev = slot
-			}
-			t.slots[p].child = slot
-			t.parents[p] = struct{}{}
-		}
-	}
 	t.slots[slot] = e
 	t.byID[r.ID] = slot
+}
+
+// link hangs a token on the one that it was derived from, if that is still there.
+func (t *tokenIndex) link(id, parent capability.TokenID) {
+	slot, ok := t.byID[id]
+	p, there := t.byID[parent]
+	if !ok || !there {
+		return
+	}
+	e := &t.slots[slot]
+	e.parent, e.next = p, t.slots[p].child
+	if e.next != 0 {
+		t.slots[e.next].prev = slot
+	}
+	t.slots[p].child = slot
+	t.parents[p] = struct{}{}
 }
 
 func (t *tokenIndex) remove(id capability.TokenID) {

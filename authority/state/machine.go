@@ -74,6 +74,7 @@ type memory struct {
 	meta        meta
 	edge        audit.Edge
 	tokens      tokenIndex
+	derived     [][2]capability.TokenID // while loading: ids, each with its parent's
 	revoked     revoked
 	services    map[string]*ServiceRecord
 	keys        map[keyName]SealedKey

@@ -32,7 +32,9 @@ func (g *generator) token() capability.TokenID {
 	return g.ids[max(0, len(g.ids)-1-g.pick("token", 12))]
 }
 
-func (g *generator) branch() capability.BranchID { return bits(fmt.Sprint("branch", g.pick("branch", 4))) }
+func (g *generator) branch() capability.BranchID {
+	return bits(fmt.Sprint("branch", g.pick("branch", 4)))
+}
 
 func (g *generator) chain() []capability.BranchID {
 	var c []capability.BranchID

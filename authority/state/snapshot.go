@@ -236,6 +236,12 @@ func (m *memory) load(tx *bolt.Tx) error {
 			return err
 		}
 	}
+	// Only now, since ids of one millisecond are in no order: a child may have
+	// come before its parent.
+	for _, d := range m.derived {
+		m.tokens.link(d[0], d[1])
+	}
+	m.derived = nil
 	if content != m.meta.Content {
 		return fmt.Errorf("%w: content hash", ErrSnapshot)
 	}
@@ -250,7 +256,10 @@ func (m *memory) loadRecord(bucket, k, v []byte) error {
 		if err := decodeStrict(v, &r); err != nil {
 			return err
 		}
-		m.tokens.add(&r) // parents come before children: ids are in order of time
+		m.tokens.add(&r)
+		if r.Parent != nil {
+			m.derived = append(m.derived, [2]capability.TokenID{r.ID, r.Parent.Token})
+		}
 	case string(bucketBudgets):
 		e := m.tokens.find(capability.TokenID(k[:16]))
 		if len(k) != 32 || len(v) != budgetSize || e == nil {

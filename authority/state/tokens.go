@@ -123,6 +123,9 @@ func (a *applier) register(h *Header, r *TokenRecord) {
 	r.IssuedBy, r.Request, r.Body, r.Index = h.Actor.Name, h.Request, h.Body, a.index
 	a.w.put(bucketTokens, r.ID[:], mustJSON(r))
 	a.tokens.add(r)
+	if r.Parent != nil {
+		a.tokens.link(r.ID, r.Parent.Token)
+	}
 	a.events.add(Event{
 		Index: a.index, Audience: r.Audience,
 		Issued: api.FeedIssued{Token: r.ID, Branch: r.Tail, Expires: r.NotAfter},
