@@ -2,7 +2,6 @@ package grpcguard
 
 import (
 	"context"
-	"errors"
 
 	"google.golang.org/grpc/credentials"
 
@@ -44,12 +43,6 @@ type perRPC struct {
 func (c perRPC) RequireTransportSecurity() bool { return c.secure }
 
 func (c perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
-	if c.secure {
-		info, _ := credentials.RequestInfoFromContext(ctx)
-		if err := credentials.CheckSecurityLevel(info.AuthInfo, credentials.PrivacyAndIntegrity); err != nil {
-			return nil, errors.Join(guard.ErrPlaintext, err)
-		}
-	}
 	t, err := c.source(ctx)
 	if err != nil {
 		return nil, err
