@@ -18,6 +18,7 @@ func TestVerifyDoesNotAllocate(t *testing.T) {
 	signed := must[*capability.Token](t)(rawDischarge(t, o).Bind(third))
 	long := must[*capability.Token](t)(tok.AttenuateExact("action read" + strings.Repeat(" w", 20) + strings.Repeat(" "+strings.Repeat("v", 30), 12)))
 	plain := typedVerifier(t)
+	spending := typedVerifier(t, capability.WithBudgets(free{}))
 	cached := typedVerifier(t, capability.WithPrefixCache(64))
 	for _, c := range []struct {
 		name  string
@@ -27,6 +28,7 @@ func TestVerifyDoesNotAllocate(t *testing.T) {
 	}{
 		{"five typed caveats", plain, tok, nil},
 		{"a long caveat", plain, long, nil},
+		{"a budget", spending, must[*capability.Token](t)(tok.AttenuateExact("max-calls 3", "max-calls 2")), nil},
 		{"a bound discharge", plain, with(t, third, bound), nil},
 		{"a discharge beside", plain, third, []string{bound.Text()}},
 		{"a signed discharge", plain, with(t, third, signed), nil},

@@ -310,3 +310,24 @@ func BenchmarkParallel(b *testing.B) {
 		})
 	}
 }
+
+// free is a Budgets that lets everything through: what is left is what the
+// verifier itself does for a budget.
+type free struct{}
+
+func (free) Spend(context.Context, *capability.BudgetPath) (bool, error) { return false, nil }
+
+// A budget costs its caveat's MAC and check, the hash that names its branch, and
+// what Budgets does.
+func BenchmarkBudget(b *testing.B) {
+	v := typedVerifier(b, capability.WithBudgets(free{}))
+	b.Run("hash", func(b *testing.B) {
+		sig := make([]byte, 32)
+		for b.Loop() {
+			sum := sha256.Sum256(append([]byte("writ/v1/branch"), sig...))
+			sig[0] = sum[0]
+		}
+	})
+	b.Run("without", func(b *testing.B) { benchVerify(b, v, mint(b, append(typed, "resource **")...), typedRequest()) })
+	b.Run("max-calls", func(b *testing.B) { benchVerify(b, v, mint(b, append(typed, "max-calls 3")...), typedRequest()) })
+}
