@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -496,5 +497,55 @@ func TestFeedEnds(t *testing.T) {
 		}
 	case <-ctx.Done():
 		t.Error("Serve does not return")
+	}
+}
+
+// TestShutdownFinishesCalls: a call whose body is still arriving when the node
+// is told to stop is answered.
+func TestShutdownFinishesCalls(t *testing.T) {
+	n, stop, err := authoritytest.Run(t.Context(), t.TempDir(), authoritytest.Options{Bound: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hc := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true, ExpectContinueTimeout: time.Minute}}
+	defer hc.CloseIdleConnections()
+	body, feed := io.Pipe()
+	reading := make(chan struct{}) // the handler has begun to read the body
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got100Continue: func() { close(reading) }})
+	req, _ := http.NewRequestWithContext(ctx, "POST", "https://"+n.Addr+"/v1/tokens", body)
+	req.Header.Set("Expect", "100-continue")
+	req.Header.Set("Authorization", "Bearer "+n.RootToken)
+	req.Header.Set("Content-Type", "application/json")
+	answered := make(chan error, 1)
+	go func() {
+		resp, err := hc.Do(req)
+		if err == nil {
+			b, _ := io.ReadAll(resp.Body)
+			if resp.StatusCode != 200 {
+				err = fmt.Errorf("%d %s", resp.StatusCode, b)
+			}
+		}
+		answered <- err
+	}()
+	<-reading
+	io.WriteString(feed, `{"audience":"corp","subject":"a",`)
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	// The listener is gone once the node stops; the call is still under way.
+	for {
+		c, err := net.Dial("tcp", n.Addr)
+		if err != nil {
+			break
+		}
+		c.Close()
+	}
+	io.WriteString(feed, `"owner":"o","purpose":"p"}`)
+	feed.Close()
+	if err := <-answered; err != nil {
+		t.Errorf("the call: %v", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Errorf("stop: %v", err)
 	}
 }
