@@ -95,16 +95,21 @@ func (c *bareChain) verify(key *[32]byte) bool {
 	return subtle.ConstantTimeCompare(sig[:], c.sig[:]) == 1
 }
 
+// pads are the inner and outer pad of HMAC for a key of zeros.
+var pads = func() (p [2][64]byte) {
+	for i := range 64 {
+		p[0][i], p[1][i] = 0x36, 0x5c
+	}
+	return p
+}()
+
 func bareHMAC(key *[32]byte, msg []byte) [32]byte {
 	var inner [64 + 256]byte
 	var outer [64 + 32]byte
-	for i := range 64 {
-		inner[i], outer[i] = 0x36, 0x5c
-	}
-	for i, k := range key {
-		inner[i] ^= k
-		outer[i] ^= k
-	}
+	copy(inner[:], pads[0][:])
+	copy(outer[:], pads[1][:])
+	subtle.XORBytes(inner[:32], inner[:32], key[:])
+	subtle.XORBytes(outer[:32], outer[:32], key[:])
 	n := copy(inner[64:], msg)
 	sum := sha256.Sum256(inner[:64+n])
 	copy(outer[64:], sum[:])
