@@ -20,7 +20,7 @@
 // judged is refused, with 400 and before the token is looked at: targets that
 // are not in origin form; encoded slashes, dot segments, empty segments and
 // doubly encoded paths; a token in a query string; two Authorization, Content-Type or
-// nonce headers. Where a route maps arguments, what it does not map is refused
+// Writ-Nonce headers. Where a route maps arguments, what it does not map is refused
 // too, a parameter that comes twice is, and a JSON body reaches the handler in
 // the canonical form of what was judged. Headers that override the method or
 // the target, and the credential itself, are taken out of the request: the
@@ -48,6 +48,12 @@
 //	400  bad_request             the call is ambiguous or malformed
 //	413  request_too_large       the body is over its bound
 //	415  unsupported_media_type  the body is not what the route reads
+//
+// # Log caveats
+//
+// The guard keeps the obligation of log caveats: it writes an access record to
+// its Logger before the handler runs. So a checker behind it may be given
+// caveats.Honor(caveats.LogLevels()...).
 //
 // # What it does not do
 //

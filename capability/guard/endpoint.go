@@ -49,6 +49,10 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.settings.refuse(w, r, errBodyTooLarge, req, e.pattern)
 		return
 	}
+	if len(r.Header["Content-Type"]) > 1 {
+		e.settings.refuse(w, r, badRequest("two Content-Type headers"), req, e.pattern)
+		return
+	}
 	cred, err := e.settings.credential(r)
 	if err != nil {
 		e.settings.refuse(w, r, err, req, e.pattern)
@@ -105,10 +109,26 @@ func (e *endpoint) describe(r *http.Request, req *capability.Request, cred Crede
 		req.Holder = e.settings.http.holder(r, cred.Token)
 	}
 	if e.route.RequireRequest && !names(cred, req.Message) {
-		return &capability.Refusal{Code: capability.CodeRequestMismatch,
-			Detail: "the route demands a request caveat for this call"}
+		return e.requestMissing(r.Context(), req, cred)
 	}
 	return nil
+}
+
+// requestMissing refuses a token without the caveat that the route demands. What
+// else is wrong with it comes first: of a token that is not genuine nothing
+// can be said but that.
+func (e *endpoint) requestMissing(ctx context.Context, req *capability.Request, cred Credential) error {
+	whole, err := cred.whole()
+	if err != nil {
+		return err
+	}
+	again := *req
+	again.Now, again.Service = e.settings.now(), e.settings.service
+	if err := e.verifier.DryRun(ctx, new(capability.Grant), whole.Bytes(), &again); err != nil {
+		return err
+	}
+	return &capability.Refusal{Code: capability.CodeRequestMismatch,
+		Detail: "the route demands a request caveat for this call"}
 }
 
 // arguments reads the arguments and the message, both of which may need the body.

@@ -33,8 +33,11 @@ func New(v Verifier, opts ...Option) (*Guard, error) {
 
 // Handle registers h for a pattern of http.ServeMux, such as
 // "GET /files/{path...}", with the meaning of the calls that match it. What is
-// wrong with either is Build's error.
+// wrong with either is Build's error. After Build it panics.
 func (g *Guard) Handle(pattern string, route Route, h http.Handler) {
+	if g.built {
+		panic("guard: Handle after Build")
+	}
 	g.routes++
 	if err := g.handle(pattern, route, h); err != nil {
 		g.errs = append(g.errs, fmt.Errorf("guard: route %q: %w", pattern, err))
@@ -116,7 +119,7 @@ func checkTarget(r *http.Request) error {
 		return badRequest("the target is not in origin form")
 	}
 	path, query, _ := strings.Cut(target, "?")
-	if strings.Contains(query, capability.TextPrefix) || strings.Contains(query, "access_token=") {
+	if strings.Contains(query, tokenStart) || strings.Contains(query, "access_token=") {
 		return badRequest("a token in the query string")
 	}
 	escaped := r.URL.EscapedPath()
@@ -128,6 +131,10 @@ func checkTarget(r *http.Request) error {
 	}
 	return nil
 }
+
+// tokenStart is how every token's text begins: the binary form's first byte is
+// its version, 2, and its second a field type below 64.
+const tokenStart = capability.TextPrefix + "Ag"
 
 func checkPath(escaped string) error {
 	if escaped == "/" {

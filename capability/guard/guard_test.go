@@ -112,6 +112,8 @@ func TestRawRequests(t *testing.T) {
 		{"unmapped query passes, unjudged", get("/files/q3?x=1&x=2", auth), 200, "/files/q3"},
 		{"scheme in another case", get("/files/q3", "authorization: bEARER "+token+"\r\n"), 200, "/files/q3"},
 
+		{"a query that only looks like a token", get("/files/q3?name=writ_notes", auth), 200, "/files/q3"},
+
 		{"no credential", get("/files/q3"), 401, ""},
 		{"another scheme", get("/files/q3", "Authorization: Basic "+token+"\r\n"), 401, ""},
 		{"DPoP without a holder function", get("/files/q3", "Authorization: DPoP "+token+"\r\n"), 401, ""},

@@ -142,7 +142,7 @@ func (j *Judge) record(ctx context.Context, g *Grant, level, where string) error
 	}
 	attrs := []slog.Attr{
 		slog.String("obligation", printable(level)),
-		slog.String("route", where),
+		slog.String("route", printable(where)),
 		slog.String("token", g.ID().String()),
 		slog.String("branch", g.Branch().String()),
 	}
@@ -194,7 +194,7 @@ func (j *Judge) log(ctx context.Context, level slog.Level, code, reference strin
 		slog.String("reference", reference),
 		slog.String("code", code),
 		slog.String("explanation", printable(err.Error())),
-		slog.String("route", where),
+		slog.String("route", printable(where)),
 	}
 	if req != nil {
 		attrs = append(attrs, slog.String("action", printable(req.Action)),

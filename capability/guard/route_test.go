@@ -73,6 +73,17 @@ func TestBuild(t *testing.T) {
 	if _, err := g.Build(); err == nil || !strings.Contains(err.Error(), "conflicts") {
 		t.Errorf("a conflict of patterns: %v", err)
 	}
+	g = newGuard(t, a)
+	g.Handle("GET /x", guard.Route{Action: "read", Resource: "x"}, http.NotFoundHandler())
+	build(t, g)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a route was added to a guard that serves")
+			}
+		}()
+		g.Handle("GET /y", guard.Route{}, http.NotFoundHandler())
+	}()
 	if _, err := guard.New(nil); err == nil {
 		t.Error("a guard without a verifier")
 	}

@@ -81,6 +81,10 @@ func TestRequestCaveat(t *testing.T) {
 		{"two nonces", "GET", "/files/q3", "", "", func(r *http.Request) { r.Header.Add(caveats.NonceHeader, "x") }, 400, "bad_request"},
 		{"another host", "GET", "/files/q3", "", "", func(r *http.Request) { r.Host = "evil.example" }, 403, "request_mismatch"},
 		{"without the caveat", "GET", "/files/q3", "", "", func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token.Text()) }, 403, "request_mismatch"},
+		{"without the caveat, forged", "GET", "/files/q3", "", "", func(r *http.Request) {
+			r.Header.Set("Authorization", "Bearer "+token.Text()[:len(token.Text())-2]+"AA")
+		}, 401, "bad_signature"},
+		{"two content types", "PUT", "/files/q3", "text/plain", "content", func(r *http.Request) { r.Header.Add("Content-Type", "text/html") }, 400, "bad_request"},
 		{"an upload", "PUT", "/files/q3", "text/plain", "content", nil, 200, ""},
 		{"another method", "PUT", "/files/q3", "text/plain", "content", func(r *http.Request) { r.Method = "GET" }, 403, "request_mismatch"},
 		{"another upload", "PUT", "/files/q3", "text/plain", "content", func(r *http.Request) {

@@ -265,6 +265,34 @@ func TestRevokedStream(t *testing.T) {
 	}
 }
 
+// TestForward: a service calls the next with the caller's token, narrowed.
+func TestForward(t *testing.T) {
+	a := guardtest.For(t)
+	token := a.Token(t, "action watch read", "resource services/**")
+	next := healthpb.NewHealthClient(dial(t, newGuard(t, a.Verifier, config()), &health{}, &echo{}))
+	forward := grpc.PerRPCCredentials(grpcguard.UnsafePlaintextCredentials(grpcguard.Forward("action read", "resource services/db")))
+	h := &health{}
+	asked := make(map[string]error)
+	h.next = func(ctx context.Context) error {
+		for _, name := range []string{"db", "web"} {
+			_, asked[name] = next.Check(ctx, &healthpb.HealthCheckRequest{Service: name}, forward)
+		}
+		return nil
+	}
+	stream, err := healthpb.NewHealthClient(dial(t, newGuard(t, a.Verifier, config()), h, &echo{})).
+		Watch(t.Context(), &healthpb.HealthCheckRequest{Service: "front"}, carrying(token))
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if !errors.Is(err, io.EOF) || len(asked) != 2 || asked["db"] != nil || grpcguard.CodeOf(asked["web"]) != capability.CodeResourceDenied {
+		t.Errorf("%v: asked %v", err, asked)
+	}
+	_, err = next.Check(t.Context(), &healthpb.HealthCheckRequest{Service: "db"}, forward)
+	if err == nil || !strings.Contains(err.Error(), guard.ErrNoGrant.Error()) {
+		t.Errorf("forwarded what nobody gave: %v", err)
+	}
+}
+
 // TestBidirectionalStream: every message is judged by its own fields.
 func TestBidirectionalStream(t *testing.T) {
 	a := guardtest.For(t)

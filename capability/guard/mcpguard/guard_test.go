@@ -321,6 +321,30 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// TestForward: a tool calls the next server with the caller's token, narrowed.
+func TestForward(t *testing.T) {
+	a := guardtest.For(t)
+	nextServer, got := newServer(t, newGuard(t, a, mcpguard.Config{}))
+	next := connect(t, nextServer, mcpguard.Attach(mcpguard.Forward("argument amount <= 10")))
+	asked := make(map[int]error)
+	front, _ := newServer(t, newGuard(t, a, mcpguard.Config{}))
+	front.AddTool(&mcp.Tool{Name: "front", InputSchema: map[string]any{"type": "object"}}, func(ctx context.Context, _ *mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+		for _, amount := range []int{10, 11} {
+			_, asked[amount] = next.CallTool(ctx, &mcp.CallToolParams{Name: "pay", Arguments: map[string]any{"amount": amount}})
+		}
+		return &mcp.CallToolResult{}, nil
+	})
+	if _, err := connect(t, front, attach(a.Token(t, "action call"))).CallTool(t.Context(), &mcp.CallToolParams{Name: "front"}); err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) != 2 || asked[10] != nil || mcpguard.CodeOf(asked[11]) != capability.CodeArgumentDenied || got.arguments != `{"amount":10}` {
+		t.Errorf("asked %v, got %q", asked, got.arguments)
+	}
+	if _, err := next.CallTool(t.Context(), &mcp.CallToolParams{Name: "pay"}); !errors.Is(err, guard.ErrNoGrant) {
+		t.Errorf("forwarded what nobody gave: %v", err)
+	}
+}
+
 // TestAttachChangesNothing: the caller's parameters stay free of the token.
 func TestAttachChangesNothing(t *testing.T) {
 	a := guardtest.For(t)
