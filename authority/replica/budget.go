@@ -146,8 +146,10 @@ type stripeHint struct {
 }
 
 func newStripeHint() *stripeHint {
+	// More stripes than processors: hints are made anew now and then, and two
+	// processors seldom come to the same one.
 	n := uint32(1)
-	for n < uint32(runtime.GOMAXPROCS(0)) && n < maxStripes {
+	for n < 4*uint32(runtime.GOMAXPROCS(0)) && n < maxStripes {
 		n *= 2
 	}
 	h := &stripeHint{count: n}

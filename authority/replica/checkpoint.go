@@ -123,7 +123,7 @@ func (r *Replica) holdAgainst(last audit.Checkpoint, text string) (audit.Checkpo
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, consistencyTimeout)
 	defer cancel()
-	answer, err := r.client.Consistency(ctx, older.Size, newer.Size)
+	answer, err := r.consistency(ctx, older.Size, newer.Size)
 	if err != nil {
 		return last, err // no proof is no evidence either; the next checkpoint asks again
 	}

@@ -99,6 +99,7 @@ func (r *Replica) fetchKeys() error {
 		return fmt.Errorf("%w: keys of incarnation %d", ErrBehind, set.AsOf.Incarnation)
 	}
 	r.keys.Store(ring)
+	r.feed.err = nil
 	r.feed.wake()
 	return nil
 }

@@ -156,8 +156,10 @@ type Replica struct {
 	feed    feedState
 	refetch chan struct{} // capacity 1: keys have changed
 	points  chan string   // capacity 1: a checkpoint to hold against the last
-	asking  chan struct{} // capacity: calls to a node for registered tokens and keyless checks
-	leases  *blocks
+	// consistency asks the authority for a proof between two sizes of its log.
+	consistency func(ctx context.Context, older, newer int64) (*api.Proof, error)
+	asking      chan struct{} // capacity: calls to a node for registered tokens and keyless checks
+	leases      *blocks
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -178,6 +180,8 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 		refetch: make(chan struct{}, 1),
 		points:  make(chan string, 1),
 		asking:  make(chan struct{}, 64),
+
+		consistency: cfg.Client.Consistency,
 	}
 	r.bound.Store(int64(cfg.Bound))
 	r.fresh.Store(never)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -488,6 +490,105 @@ func TestOpenSaysWhyNot(t *testing.T) {
 		}
 		if d := time.Since(start); d > 10*time.Second {
 			t.Errorf("%s: took %v to say so", c.name, d)
+		}
+	}
+}
+
+// TestCheckpointsArrive follows the node's own audit log, and goes on from the
+// file in the next run.
+func TestCheckpointsArrive(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
+	root := n.Root()
+	defer root.Close()
+	c, err := root.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	svc := n.Service(t, api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	file := filepath.Join(t.TempDir(), "checkpoint")
+	var before []byte
+	for run := range 2 {
+		cfg := replica.Config{Client: svc, Audiences: []string{"corp"}, AuditKey: c.VerifierKey, CheckpointFile: file}
+		r := authoritytest.Open(t, cfg)
+		until(t, "a checkpoint", func() bool {
+			b, err := os.ReadFile(file)
+			if err != nil || string(b) == string(before) {
+				return false
+			}
+			before = b
+			return true
+		})
+		if err := r.Status().Err; err != nil {
+			t.Errorf("run %d: %v", run, err)
+		}
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		n.Mint(t, "corp", "agent-42") // the log grows
+	}
+}
+
+// TestRenewal: a credential with less than a third of its life left is
+// replaced, in its file, by a better one.
+func TestRenewal(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
+	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "credential")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg := n.Config("")
+	cfg.TokenFile = file
+	c, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	late := func() time.Time { return time.Now().Add(5 * 24 * time.Hour) }
+	authoritytest.Open(t, replica.Config{Client: c, Audiences: []string{"corp"}, CredentialFile: file, Now: late})
+	until(t, "another credential", func() bool {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(b)) != token
+	})
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if _, err := c.Keys(t.Context(), "corp"); err != nil {
+		t.Errorf("with the new credential: %v", err)
+	}
+}
+
+// TestAnotherNode: of two addresses one is dead, and both streams, keys and
+// leases find the other.
+func TestAnotherNode(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
+	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	for _, addrs := range [][]string{{dead.Addr().String(), n.Addr}, {n.Addr, dead.Addr().String()}} {
+		cfg := n.Config(token)
+		cfg.Addrs = addrs
+		c, err := client.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := authoritytest.Open(t, replica.Config{Client: c, Audiences: []string{"corp"}})
+		until(t, "both streams", func() bool { return r.Status().Streams == 2 })
+		if err := allow(t.Context(), verifier(t, r), n.Mint(t, "corp", "agent-42", "max-calls 2").Token, "read"); err != nil {
+			t.Error(err)
 		}
 	}
 }

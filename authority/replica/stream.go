@@ -117,8 +117,8 @@ func (r *Replica) runStream(slot int) {
 		}
 		r.log.Warn("feed ended", "stream", slot, "node", r.nodeName(node), "error", err)
 		r.feed.report(err)
-		node = r.nextNode(slot, node)
 		failures++
+		node = r.nextNode(slot, node, failures)
 		wait := min(25*time.Millisecond<<min(failures, 8), maxBackoff)
 		if !r.pause(wait/2 + rand.N(wait/2+1)) {
 			return
@@ -131,13 +131,14 @@ func (r *Replica) nodeName(node int) string {
 	return addrs[node%len(addrs)]
 }
 
-// nextNode avoids the node of the other stream where there is a choice.
-func (r *Replica) nextNode(slot, node int) int {
+// nextNode avoids the node of the other stream where there is a choice, every
+// other time: two streams to one node are better than one to a node that is gone.
+func (r *Replica) nextNode(slot, node, failures int) int {
 	n := len(r.client.Addrs())
 	r.feed.mu.Lock()
 	defer r.feed.mu.Unlock()
 	node = (node + 1) % n
-	if n > 1 && node == r.feed.nodes[1-slot]%n {
+	if n > 1 && failures%2 == 1 && node == r.feed.nodes[1-slot]%n {
 		node = (node + 1) % n
 	}
 	return node
