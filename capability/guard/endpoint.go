@@ -43,8 +43,18 @@ func newEndpoint(s *settings, pattern string, route Route, h http.Handler) (*end
 	return e, nil
 }
 
+// call is what one call needs, in one allocation. It is not pooled: the Grant
+// may be kept.
+type call struct {
+	grant    Grant
+	request  capability.Request
+	segments [8]string // room for the usual resource
+}
+
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	req := new(capability.Request)
+	c := new(call)
+	req := &c.request
+	req.Resource = c.segments[:0]
 	if r.ContentLength > e.maxBody {
 		e.settings.refuse(w, r, errBodyTooLarge, req, e.pattern)
 		return
@@ -65,8 +75,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.settings.refuse(w, r, err, req, e.pattern)
 		return
 	}
-	grant, err := e.settings.allow(r.Context(), e.verifier, cred, req, e.pattern)
-	if err != nil {
+	if err := e.settings.allow(r.Context(), e.verifier, &c.grant, cred, req, e.pattern); err != nil {
 		e.settings.refuse(w, r, err, req, e.pattern)
 		return
 	}
@@ -74,8 +83,8 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// of the request cannot give it away.
 	delete(r.Header, "Authorization")
 	delete(r.Header, DischargesHeader)
-	e.next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), grant)))
-	grant.release()
+	e.next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), &c.grant)))
+	c.grant.release()
 }
 
 // describe fills req with what the call means, and r with what of it the
@@ -92,7 +101,7 @@ func (e *endpoint) describe(r *http.Request, req *capability.Request, cred Crede
 			err = checkResource(req.Resource)
 		}
 	} else {
-		req.Resource, err = resource(e.resource, r)
+		req.Resource, err = resource(req.Resource, e.resource, r)
 	}
 	if err != nil {
 		return shape(err)

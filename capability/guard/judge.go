@@ -108,28 +108,33 @@ func NewJudge(v Verifier, opts ...Option) (*Judge, error) {
 // It sets req.Now and req.Service. Where names the route or the method, for
 // the log. The error is a *Denial. The Grant keeps req: do not reuse it.
 func (j *Judge) Allow(ctx context.Context, cred Credential, req *capability.Request, where string) (*Grant, error) {
-	return j.allow(ctx, j.verifier, cred, req, where)
+	g := new(Grant)
+	if err := j.allow(ctx, j.verifier, g, cred, req, where); err != nil {
+		return nil, err
+	}
+	return g, nil
 }
 
-func (j *Judge) allow(ctx context.Context, v Verifier, cred Credential, req *capability.Request, where string) (*Grant, error) {
+// allow is Allow with a verifier, into a Grant that the caller made.
+func (j *Judge) allow(ctx context.Context, v Verifier, g *Grant, cred Credential, req *capability.Request, where string) error {
 	if cred.Token == "" {
-		return nil, j.Deny(ctx, ErrNoCredential, req, where)
+		return j.Deny(ctx, ErrNoCredential, req, where)
 	}
 	req.Now, req.Service = j.now(), j.service
 	verified := pool.Get().(*capability.Grant)
 	if err := v.VerifyText(ctx, verified, cred.Token, req, cred.Discharges...); err != nil {
 		pool.Put(verified)
-		return nil, j.Deny(ctx, err, req, where)
+		return j.Deny(ctx, err, req, where)
 	}
-	g := &Grant{judge: j, verifier: v, credential: cred, request: req,
-		identifier: verified.Identifier(), logLevel: verified.LogLevel(), verified: verified}
+	g.judge, g.verifier, g.credential, g.request = j, v, cred, req
+	g.identifier, g.logLevel, g.verified = verified.Identifier(), verified.LogLevel(), verified
 	if g.logLevel != "" {
 		if err := j.record(ctx, g, g.logLevel, where); err != nil {
 			g.release()
-			return nil, j.Deny(ctx, err, req, where)
+			return j.Deny(ctx, err, req, where)
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // record keeps the obligation of a log caveat: it writes before the handler

@@ -156,10 +156,9 @@ func readWildcard(part string) (segment, bool) {
 	return segment{text: name, wild: true, multi: multi}, name != "" && !strings.ContainsAny(name, "{}")
 }
 
-// resource returns the segments that the request names. The router has checked
+// resource appends the segments that the request names. The router has checked
 // each segment of the path; what is left is a trailing slash.
-func resource(compiled []segment, r *http.Request) ([]string, error) {
-	out := make([]string, 0, len(compiled)+4)
+func resource(out []string, compiled []segment, r *http.Request) ([]string, error) {
 	for _, s := range compiled {
 		switch {
 		case !s.wild:
