@@ -241,8 +241,8 @@ func (f *feed) wants(e *state.Event) bool {
 
 func (f *feed) event(at api.Cursor, e *state.Event) *api.FeedEvent {
 	out := &api.FeedEvent{At: at, Keys: e.Keys, Revoke: e.Revoke}
-	if e.Issued.Expires != 0 {
-		out.Issued = &e.Issued
+	if issued := e.Issued; issued.Expires != 0 {
+		out.Issued = &issued // a copy: e is in a buffer that is used again
 	}
 	return out
 }

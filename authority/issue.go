@@ -146,7 +146,12 @@ func (a *Authority) prepareIssue(c Call, req *api.IssueRequest) (*minting, error
 	m := &minting{record: state.TokenRecord{
 		Audience: req.Audience, Subject: req.Subject, Owner: req.Owner, Purpose: req.Purpose, Auditor: req.Auditor,
 	}}
-	if req.Owner == "" || req.Purpose == "" {
+	switch {
+	case !capability.ValidName(req.Audience, capability.MaxAudience):
+		return nil, invalid("audience: 1 to 100 bytes of visible ASCII")
+	case !capability.ValidName(req.Subject, capability.MaxSubject):
+		return nil, invalid("subject: 1 to 200 bytes of visible ASCII")
+	case req.Owner == "" || req.Purpose == "":
 		return nil, invalid("owner and purpose are required")
 	}
 	if req.Subject == state.SystemActor || admin && (req.Subject == state.RootSubject || strings.HasPrefix(req.Subject, state.ServicePrefix)) {

@@ -108,7 +108,7 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := hashOf(m)
-	step := max(1, len(good)/200) // each costs a file
+	step := max(1, len(good)/60) // each costs a file
 	for i := 0; i < len(good); i += step {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1 << (i % 8)

@@ -1,0 +1,308 @@
+package authority
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/capability"
+)
+
+// listener collects a feed's events.
+type listener struct {
+	events chan *api.FeedEvent
+	done   chan error
+	stop   context.CancelFunc
+}
+
+func listen(t testing.TB, a *Authority, c Caller, req FeedRequest) *listener {
+	ctx, cancel := context.WithCancel(t.Context())
+	l := &listener{make(chan *api.FeedEvent, 10_000), make(chan error, 1), cancel}
+	go func() {
+		l.done <- a.Feed(ctx, c, req, func(e *api.FeedEvent) error {
+			l.events <- e
+			return nil
+		})
+	}()
+	t.Cleanup(cancel)
+	return l
+}
+
+// next returns the next event that is no checkpoint.
+func (l *listener) next(t testing.TB) *api.FeedEvent {
+	t.Helper()
+	for {
+		select {
+		case e := <-l.events:
+			if e.Checkpoint == "" {
+				return e
+			}
+		case err := <-l.done:
+			t.Fatalf("the feed ended: %v", err)
+		case <-time.After(20 * time.Second):
+			t.Fatal("no event")
+		}
+	}
+}
+
+// upTo returns what comes before the first event that f selects, and that.
+func (l *listener) upTo(t testing.TB, f func(*api.FeedEvent) bool) (before []*api.FeedEvent, e *api.FeedEvent) {
+	t.Helper()
+	for {
+		if e = l.next(t); f(e) {
+			return before, e
+		}
+		before = append(before, e)
+	}
+}
+
+func isPong(nonce uint64) func(*api.FeedEvent) bool {
+	return func(e *api.FeedEvent) bool { return e.Pong != nil && e.Pong.Nonce == nonce }
+}
+
+func show(events []*api.FeedEvent) string {
+	b, _ := json.Marshal(events)
+	return string(b)
+}
+
+func endOfSnapshot(e *api.FeedEvent) bool { return e.Snapshot == "end" }
+
+// TestPongComesAfterWhatWasAcknowledged: a revocation that was acknowledged
+// before the ping is streamed before its pong.
+func TestPongComesAfterWhatWasAcknowledged(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	svc := joined(t, a, root, &api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	l := listen(t, a, svc, FeedRequest{Audiences: []string{"corp"}, Registered: true})
+	hello := l.next(t)
+	if hello.Hello == nil || hello.Hello.Bound != 200 || hello.At.Incarnation != 1 {
+		t.Fatalf("%+v", hello)
+	}
+	l.upTo(t, endOfSnapshot)
+	for nonce := uint64(1); nonce <= 5; nonce++ {
+		issued, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest("action read"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		revoked, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeToken, Token: issued.ID.String(), Reason: "leaked"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Ping(t.Context(), svc, &api.PingRequest{Stream: hello.Hello.Stream, Nonce: nonce}); err != nil {
+			t.Fatal(err)
+		}
+		before, pong := l.upTo(t, isPong(nonce))
+		if len(before) != 2 || before[0].Issued == nil || before[0].Issued.Branch != issued.Branch || before[0].At.Index != issued.Index ||
+			before[1].Revoke == nil || before[1].Revoke.Token != issued.ID.String() || before[1].At.Index != revoked.Index {
+			t.Fatalf("token %v at %d, revoked at %d; before the pong came %s", issued.ID, issued.Index, revoked.Index, show(before))
+		}
+		if pong.At.Index < revoked.Index {
+			t.Errorf("the pong vouches for %d, the revocation has %d", pong.At.Index, revoked.Index)
+		}
+	}
+	err := a.Ping(t.Context(), root, &api.PingRequest{Stream: hello.Hello.Stream, Nonce: 9})
+	wantCode(t, err, api.CodeNotFound) // another caller's stream
+}
+
+// TestFeedResumes: from a cursor, what came since; the cursor of part of an
+// index does not skip the rest of it; other audiences see nothing.
+func TestFeedResumes(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	svc := joined(t, a, root, &api.ServiceRequest{Name: "files", Audiences: []string{"corp", "next"}, Derive: []string{"next"}})
+	issued, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest("action read"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := a.Derive(t.Context(), Call{Caller: svc}, &api.DeriveRequest{Token: issued.Token, Audience: "next"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := a.cursor()
+	revoked, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeToken, Token: issued.ID.String(), Reason: "leaked"})
+	if err != nil || revoked.Reached != 3 {
+		t.Fatal(revoked, err)
+	}
+	l := listen(t, a, svc, FeedRequest{Audiences: []string{"corp", "next"}, From: from})
+	hello := l.next(t)
+	if hello.At != from {
+		t.Errorf("resumes at %v, asked for %v", hello.At, from)
+	}
+	cursors := []api.Cursor{from}
+	for i := range 4 {
+		e := l.next(t)
+		if e.Revoke == nil || (e.At.Index == revoked.Index) != (i == 3) {
+			t.Fatalf("event %d: %+v", i, e)
+		}
+		cursors = append(cursors, e.At)
+	}
+	for i, at := range cursors[:4] {
+		l := listen(t, a, svc, FeedRequest{Audiences: []string{"corp", "next"}, From: at})
+		l.next(t)
+		for range 4 { // all of the index again, or nothing is missed
+			if e := l.next(t); e.Revoke == nil {
+				t.Fatalf("resumed after event %d: %+v", i, e)
+			}
+		}
+		l.stop()
+	}
+	other := listen(t, a, root, FeedRequest{Audiences: []string{"elsewhere"}, From: from, Registered: true})
+	id := other.next(t).Hello.Stream
+	if err := a.Ping(t.Context(), root, &api.PingRequest{Stream: id, Nonce: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if before, _ := other.upTo(t, isPong(1)); len(before) != 0 {
+		t.Errorf("another audience was told %+v", before[0])
+	}
+}
+
+// TestFeedSnapshot: whoever comes from nowhere, or from another incarnation,
+// gets everything that is in force, between begin and end.
+func TestFeedSnapshot(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	live, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest("action read"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest("action read"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.RevokeSelf(t.Context(), Call{}, &api.SelfRevokeRequest{Token: dead.Token, Reason: "done"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeSubject, Subject: "bob", Reason: "left"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string]api.Cursor{"nowhere": {}, "another incarnation": {Incarnation: 0, Index: 3}} {
+		l := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}, From: from, Registered: true})
+		l.next(t)
+		if e := l.next(t); e.Snapshot != "begin" {
+			t.Fatalf("%s: %+v", name, e)
+		}
+		before, end := l.upTo(t, endOfSnapshot)
+		found := map[string]bool{}
+		for _, e := range before {
+			switch {
+			case e.At != end.At:
+				t.Errorf("%s: an event of the snapshot at %v, its end at %v", name, e.At, end.At)
+			case e.Issued != nil:
+				found["issued "+e.Issued.Token.String()] = true
+			case e.Revoke != nil:
+				found["revoked "+e.Revoke.Token+e.Revoke.Subject] = true
+			}
+		}
+		if len(before) != 4 || !found["issued "+live.ID.String()] || !found["issued "+dead.ID.String()] ||
+			!found["revoked "+dead.ID.String()] || !found["revoked bob"] {
+			t.Errorf("%s: %d events, %v", name, len(before), found)
+		}
+		l.stop()
+	}
+	ahead := a.cursor()
+	ahead.Index += 1000
+	err = a.Feed(t.Context(), root, FeedRequest{Audiences: []string{"corp"}, From: ahead}, func(*api.FeedEvent) error { return nil })
+	wantCode(t, err, capability.CodeUnavailable) // a node that is behind does not answer
+}
+
+// TestFeedEndsWithItsCredential, and with the node.
+func TestFeedEndsWithItsCredential(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	svc := joined(t, a, root, &api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	err := a.Feed(t.Context(), svc, FeedRequest{Audiences: []string{"other"}}, func(*api.FeedEvent) error { return nil })
+	wantCode(t, err, capability.CodeResourceDenied)
+	l := listen(t, a, svc, FeedRequest{Audiences: []string{"corp"}})
+	l.upTo(t, endOfSnapshot)
+	if err := a.RemoveService(t.Context(), Call{Caller: root}, "files"); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, <-l.done, capability.CodeRevoked)
+	second := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}})
+	second.upTo(t, endOfSnapshot)
+	closeNode(t, a)
+	wantCode(t, <-second.done, capability.CodeUnavailable)
+	if err := a.Feed(t.Context(), root, FeedRequest{Audiences: []string{"corp"}}, func(*api.FeedEvent) error { return nil }); err == nil {
+		t.Error("a closed node streams")
+	}
+}
+
+// TestPingsShareReads: many pings, few quorum reads, each begun after the pings it serves.
+func TestPingsShareReads(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	l := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}})
+	id := l.next(t).Hello.Stream
+	l.upTo(t, endOfSnapshot)
+	before := a.Metrics().ReadIndexes
+	for round := range 4 {
+		for i := range uint64(maxPendingPings) {
+			if err := a.Ping(t.Context(), root, &api.PingRequest{Stream: id, Nonce: uint64(round)*100 + i}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range uint64(maxPendingPings) {
+			l.upTo(t, isPong(uint64(round)*100+i))
+		}
+	}
+	if reads := a.Metrics().ReadIndexes - before; reads > 4*maxPendingPings/2 {
+		t.Errorf("%d reads for %d pings", reads, 4*maxPendingPings)
+	}
+}
+
+// TestNodeRefusesWhenStale: a node that no quorum has confirmed within the bound
+// denies, as every verifier does.
+func TestNodeRefusesWhenStale(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	r := a.fresh.revocations()
+	mark := r.Mark()
+	if !r.Within(mark, time.Hour) || mark == 0 {
+		t.Fatal("not fresh after opening")
+	}
+	if r.Within(mark-int64(2*a.fresh.bound)-int64(time.Minute), 0) {
+		t.Error("an old mark is within the bound")
+	}
+	stale := nodeRevocations{a.machine.Revocations(), &freshness{bound: a.fresh.bound, clock: bootTime}}
+	v, err := capability.NewVerifier(keysOf{a.keys, true}, []string{api.AdminAudience}, a.checker, capability.WithRevocations(stale, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g capability.Grant
+	err = v.VerifyText(t.Context(), &g, root.Credential.Text(), &capability.Request{Now: time.Now()})
+	wantCode(t, err, capability.CodeStaleRevocations)
+	if err := a.Ready(t.Context()); err != nil {
+		t.Errorf("ready: %v", err)
+	}
+}
+
+// TestProposerGivesUpCleanly: a caller who leaves before his turn changes nothing.
+func TestProposerGivesUpCleanly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &proposer{stop: make(chan struct{})}
+		for i := range p.queues {
+			p.queues[i] = make(chan *change, 1)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		c := new(change)
+		_, _, err := p.propose(ctx, laneIssue, c) // nobody composes
+		wantCode(t, err, api.CodeOverloaded)
+		if !c.claimed.Load() {
+			t.Error("the proposer could still take it")
+		}
+		_, _, err = p.propose(t.Context(), laneIssue, new(change)) // the lane is full
+		wantCode(t, err, api.CodeOverloaded)
+		taken := &change{}
+		go func() {
+			c := <-p.queues[laneLease]
+			c.claimed.Store(true)
+		}()
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, _, err = p.propose(ctx, laneLease, taken)
+		wantCode(t, err, api.CodeIndeterminate)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error("the cause is lost")
+		}
+	})
+}
