@@ -87,25 +87,6 @@ func examples(t *testing.T) map[string]string {
 	return out
 }
 
-// bin makes a directory with writ in it, which is this test.
-func bin(t *testing.T) string {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	// A copy, so that the program finds itself under this name again.
-	b, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "writ"), b, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // shell runs a script with writ in its path, ends all that it started, and
 // returns what it printed and its exit code.
 func shell(t *testing.T, binDir, dir string, env []string, script string) (string, int) {

@@ -9,8 +9,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,7 +26,48 @@ import (
 var update = flag.Bool("update", false, "rewrite the expected output in the scripts")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"writ": main})
+	testscript.Main(cleaning{m}, map[string]func(){"writ": main})
+}
+
+// cleaning takes away what plain built.
+type cleaning struct{ *testing.M }
+
+func (c cleaning) Run() int {
+	code := c.M.Run()
+	if built.Load() {
+		if dir, err := plain(); err == nil {
+			_ = os.RemoveAll(dir)
+		}
+	}
+	return code
+}
+
+var built atomic.Bool // plain has been asked for
+
+// plain builds writ once without the race detector, under which a process
+// takes several times as long to start: what runs for a moment is this one.
+// The authorities that the tests start are the test binary itself.
+var plain = sync.OnceValues(func() (string, error) {
+	built.Store(true)
+	dir, err := os.MkdirTemp("", "writ-test-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "writ"), ".")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// bin is the directory of the plain binary.
+func bin(t *testing.T) string {
+	t.Helper()
+	dir, err := plain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // TestScripts runs testdata/script: what a person types, and what comes out.
@@ -40,6 +84,7 @@ func TestMain(m *testing.M) {
 //	crash NAME             kill -9
 //	finish NAME            SIGTERM, and its exit code must be 0
 func TestScripts(t *testing.T) {
+	binDir := bin(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		UpdateScripts:       *update,
@@ -47,6 +92,8 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
 			e.Values[serversKey{}] = servers{}
+			e.Setenv("RACY", e.Getenv("PATH"))
+			e.Setenv("PATH", binDir+":"+e.Getenv("PATH"))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
@@ -66,7 +113,7 @@ func TestScripts(t *testing.T) {
 func run(ts *testscript.TestScript, stdin string, name string, args ...string) (stdout, stderr string, code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	path, err := lookPath(ts, name)
+	path, err := lookPath(ts.Getenv("PATH"), name)
 	ts.Check(err)
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir, cmd.Env = ts.MkAbs("."), environ(ts)
@@ -86,11 +133,11 @@ func asExit(err error, to **exec.ExitError) bool {
 	return ok
 }
 
-func lookPath(ts *testscript.TestScript, name string) (string, error) {
+func lookPath(path, name string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	for _, dir := range strings.Split(ts.Getenv("PATH"), ":") {
+	for _, dir := range strings.Split(path, ":") {
 		if info, err := os.Stat(dir + "/" + name); err == nil && info.Mode()&0o111 != 0 {
 			return dir + "/" + name, nil
 		}
@@ -115,7 +162,9 @@ func environ(ts *testscript.TestScript) []string {
 }
 
 func scriptDev(ts *testscript.TestScript, neg bool, args []string) {
-	out, errOut, code := run(ts, "", "writ", append([]string{"dev", "--detach", "--for", "3m", "--output", "json"}, args...)...)
+	racy, err := lookPath(ts.Getenv("RACY"), "writ")
+	ts.Check(err)
+	out, errOut, code := run(ts, "", racy, append([]string{"dev", "--detach", "--for", "3m", "--output", "json"}, args...)...)
 	if code != 0 {
 		ts.Fatalf("writ dev: exit code %d\n%s", code, errOut)
 	}
@@ -208,7 +257,7 @@ type serving struct {
 
 func scriptServing(ts *testscript.TestScript, neg bool, args []string) {
 	all := ts.Value(serversKey{}).(servers)
-	path, err := lookPath(ts, "writ")
+	path, err := lookPath(ts.Getenv("RACY"), "writ")
 	ts.Check(err)
 	s := &serving{log: &bytes.Buffer{}, done: make(chan error, 1)}
 	s.cmd = exec.Command(path, append([]string{"serve", "--output", "json"}, args[1:]...)...)
