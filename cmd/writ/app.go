@@ -103,6 +103,7 @@ Begin with a throw-away authority:
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", outputText, "`format` of what is printed: text or json")
+	completeWords(root, "output", outputText, outputJSON)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, "%s", lower(err.Error())) })
 	root.AddGroup(
 		&cobra.Group{ID: "tokens", Title: "Tokens:"},

@@ -35,6 +35,7 @@ conditions.`,
 	cmd.Flags().StringArrayVarP(&o.caveats, "caveat", "c", nil, "a `condition` to add; repeat it for more")
 	cmd.Flags().BoolVar(&o.exact, "exact", false, "add exactly these: equal narrowings are then one branch")
 	cmd.Flags().StringVar(&o.out, "out", "", "write the token to this new `file`, mode 0600")
+	completeCaveats(cmd)
 	return cmd
 }
 

@@ -81,8 +81,12 @@ func (a *app) bench(cmd *cobra.Command, o *benchOptions) error {
 	return a.emit(cmd, results, func(p *printer) {
 		var rows [][]string
 		for _, r := range results {
+			rate := "-"
+			if r.PerSecond > 0 {
+				rate = fmt.Sprintf("%.0f", r.PerSecond)
+			}
 			rows = append(rows, []string{
-				r.Name, fmt.Sprint(r.Workers), fmt.Sprintf("%.0f", r.PerSecond),
+				r.Name, fmt.Sprint(r.Workers), rate,
 				micros(r.P50), micros(r.P99), micros(r.Max),
 			})
 		}

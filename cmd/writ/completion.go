@@ -4,6 +4,18 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// completeWords has a flag's value completed from these.
+func completeWords(cmd *cobra.Command, flag string, words ...string) {
+	// The only error is a flag that is not there, which a test would find.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// completeCaveats has --caveat completed with the words of the vocabulary.
+func completeCaveats(cmd *cobra.Command) {
+	completeWords(cmd, "caveat", "time-before", "time-after", "action", "resource", "argument", "service", "client-ip",
+		"max-calls", "max-rate", "context", "holder", "branch", "device", "log")
+}
+
 func newCompletion(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:       "completion SHELL",

@@ -179,13 +179,17 @@ func demoSummary(next string) http.HandlerFunc {
 	}
 }
 
-// auditLine is an audit record as the demo shows it.
+// auditLine is an audit record as the demo shows it: who did what, briefly.
 func auditLine(record map[string]any) string {
-	parts := []string{fmt.Sprintf("%-8v", record["action"])}
-	for _, key := range []string{"actor", "audience", "subject", "owner", "purpose", "service", "reason", "kind", "token", "branch"} {
-		if v, ok := record[key].(string); ok && v != "" {
-			parts = append(parts, key+"="+v)
+	get := func(key string) string { s, _ := record[key].(string); return s }
+	line := fmt.Sprintf("%-12s by %-13s", get("action"), get("actor"))
+	for _, key := range []string{"service", "subject", "audience", "kind", "reason"} {
+		if v := get(key); v != "" {
+			line += " " + key + " " + v
 		}
 	}
-	return safe(strings.Join(parts, " "))
+	if token := get("token"); token != "" {
+		line += " token …" + token[max(0, len(token)-12):]
+	}
+	return safe(line)
 }

@@ -146,8 +146,10 @@ func (a *app) dev(cmd *cobra.Command, o *devOptions) error {
 	}
 	if o.detach {
 		// Whoever waits for the answer has all of it.
-		if f, ok := a.stdout.(io.Closer); ok {
-			_ = f.Close()
+		if f, ok := a.stdout.(*os.File); ok {
+			if err := letGo(f); err != nil {
+				return errors.Join(err, n.Close())
+			}
 		}
 	}
 	return n.serve(ctx, ln, nil)
@@ -190,6 +192,7 @@ func (a *app) devDetach(cmd *cobra.Command, o *devOptions) (err error) {
 	}
 	// It ended without an answer, and took the directory with it, but not the open log.
 	waitErr := child.Wait()
+	defer os.RemoveAll(dir)
 	return &failure{Code: "dev", Message: "the authority did not start: " + lastLine(logFile, waitErr), Hint: "writ dev, without --detach, shows more"}
 }
 

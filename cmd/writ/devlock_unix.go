@@ -20,6 +20,17 @@ import (
 // ownSession has a child outlive the terminal that it was started from.
 func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
+// letGo has f lead nowhere from now on, so that whoever reads its other end
+// sees the end of it.
+func letGo(f *os.File) error {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	return unix.Dup2(int(null.Fd()), int(f.Fd()))
+}
+
 // lockDev marks dir as in use by this process for as long as it lives: a lock
 // file with its process id, which the kernel lets go of when it ends.
 func lockDev(dir string) (unlock func(), err error) {

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -164,6 +166,7 @@ func (a *app) checkNode(ctx context.Context, addr string, c *client.Client, f *f
 		return
 	}
 	f.ok("reach", "%s is ready, certificate as pinned, %s", addr, time.Since(start).Round(100*time.Microsecond))
+	checkClock(ctx, c.Addrs()[0], f)
 	status, err := c.Status(ctx)
 	if err != nil {
 		f.fail("status", fail(addr, err))
@@ -174,6 +177,38 @@ func (a *app) checkNode(ctx context.Context, addr string, c *client.Client, f *f
 		role = "leader"
 	}
 	f.ok("status", "node %s of %s, %s, %s, index %d, epoch %d", status.Node, status.Cluster, status.Version, role, status.Applied, status.Epoch)
+}
+
+// maxSkew is how far apart the clocks may be before it is worth a word.
+const maxSkew = 2 * time.Second
+
+// checkClock compares the clocks by the Date of an answer, which has a
+// resolution of a second. That the server is the right one was checked before;
+// here a stranger could at most mislead about the time.
+func checkClock(ctx context.Context, base string, f *findings) {
+	t := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}
+	defer t.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/livez", nil)
+	if err != nil {
+		f.fail("clock", err)
+		return
+	}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		f.fail("clock", err)
+		return
+	}
+	defer resp.Body.Close()
+	theirs, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		f.warn("clock", "", "the authority does not say what time it is")
+		return
+	}
+	if skew := time.Since(theirs).Abs(); skew > maxSkew {
+		f.warn("clock", "is time synchronized here and there? timedatectl tells", "this clock and the authority's differ by %s", skew.Round(time.Second))
+		return
+	}
+	f.ok("clock", "within %s of the authority's", maxSkew)
 }
 
 // checkDataDir looks at a node's data directory without opening it.

@@ -53,6 +53,7 @@ Owner and purpose are required: whoever finds the token must learn whom to ask.`
 	f.StringVar(&o.agent.Host, "agent-host", "", "`host` of the agent, for the record")
 	f.StringVar(&o.requestID, "request-id", "", "`UUIDv7` of this request: trying again with it returns the same token")
 	f.StringVar(&o.out, "out", "", "write the token to this new `file`, mode 0600")
+	completeCaveats(cmd)
 	return cmd
 }
 
