@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
@@ -370,6 +371,9 @@ not agree with it. The verifier key goes to standard error.`,
 			}
 			if _, err := audit.VerifyCheckpoint([]byte(answer.Checkpoint), key); err != nil {
 				return err
+			}
+			if text := strings.ReplaceAll(answer.Checkpoint, "\n", ""); safe(text) != text {
+				return fmt.Errorf("%w: the checkpoint holds what does not print", audit.ErrMalformed)
 			}
 			a.say(cmd, "verifier key %s", answer.VerifierKey)
 			// Its bytes are signed: they are printed as they are.

@@ -43,6 +43,7 @@ before; writ help config tells every key.`,
 type ready struct {
 	Addr          string `json:"addr"`
 	CAFingerprint string `json:"ca_fingerprint"`
+	MetricsAddr   string `json:"metrics_addr,omitempty"`
 	RootToken     string `json:"root_token,omitempty"`
 	RootTokenFile string `json:"root_token_file,omitempty"`
 }
@@ -89,6 +90,9 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 		return err
 	}
 	r := ready{Addr: ln.Addr().String(), CAFingerprint: n.fingerprint()}
+	if metrics != nil {
+		r.MetricsAddr = metrics.Addr().String()
+	}
 	if n.formed != nil {
 		r.RootToken = n.formed.RootToken
 		if file != nil {

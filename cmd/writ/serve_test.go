@@ -3,11 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
+	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -111,6 +115,36 @@ func TestKillUnderLoad(t *testing.T) {
 	}
 	if len(acks.tokens) == 0 || len(acks.revoked) == 0 || acks.leased == 0 {
 		t.Errorf("nothing was acknowledged: %d tokens, %d revocations, %d calls", len(acks.tokens), len(acks.revoked), acks.leased)
+	}
+}
+
+// The metrics are where they were asked for, and there alone.
+func TestMetricsListener(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"--data-dir", filepath.Join(dir, "data"), "--key-file", filepath.Join(dir, "node.key"), "--listen", "127.0.0.1:0"}
+	_, r := startServe(t, append(args, "--init", "--root-token", filepath.Join(dir, "root"), "--metrics-listen", "127.0.0.1:0")...)
+	get := func(url string) (int, string) {
+		t.Helper()
+		c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+		resp, err := c.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	if code, body := get("http://" + r.MetricsAddr + "/metrics"); code != http.StatusOK || !strings.Contains(body, "writ_") {
+		t.Errorf("metrics: %d %.200s", code, body)
+	}
+	if code, _ := get("https://" + r.Addr + "/metrics"); code != http.StatusNotFound {
+		t.Errorf("the API still serves metrics: %d", code)
+	}
+	if code, _ := get("https://" + r.Addr + "/readyz"); code != http.StatusOK {
+		t.Errorf("readyz: %d", code)
 	}
 }
 
