@@ -63,6 +63,9 @@ func serviceError(err error) error {
 	if c, ok := errors.AsType[capability.Code](err); ok {
 		return &Error{Code: c, Err: err}
 	}
+	if errors.Is(err, capability.ErrBadIdentifier) {
+		return &Error{Code: capability.CodeMalformed, Err: err}
+	}
 	const again = "retry with the same request id"
 	switch {
 	case errors.Is(err, raftstore.ErrDiskFull):
