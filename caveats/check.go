@@ -312,7 +312,7 @@ func (k *Checker) checkHolder(cl *capability.Clearance, c capability.Caveat, w *
 		return unknown(c)
 	}
 	proving := cl.Stage() == capability.StageHolder
-	alive, code := 0, capability.CodeHolderProof
+	alive, code, detail := 0, capability.CodeHolderProof, "no proof of a key that it names"
 	for i := range h.n {
 		key := &h.keys[i]
 		if cl.HolderRevoked(*key) {
@@ -327,6 +327,9 @@ func (k *Checker) checkHolder(cl *capability.Clearance, c capability.Caveat, w *
 		if err == nil {
 			return nil
 		}
+		if r, ok := errors.AsType[*capability.Refusal](err); ok {
+			detail = r.Detail // the proof of this key, and why it does not hold
+		}
 		if e := capability.CodeOf(err); e != capability.CodeHolderProof {
 			code = e // says more than that another key was proved
 		}
@@ -335,7 +338,7 @@ func (k *Checker) checkHolder(cl *capability.Clearance, c capability.Caveat, w *
 	case alive == 0:
 		return refuse(c, capability.CodeRevoked, "every key that it names is revoked")
 	case proving:
-		return refuse(c, code, "")
+		return refuse(c, code, detail)
 	}
 	cl.Later(c, capability.StageHolder)
 	return nil

@@ -29,7 +29,7 @@
 // # Credentials
 //
 // The token comes in one Authorization header (scheme Bearer, RFC 6750; scheme
-// DPoP, RFC 9449, where Holder is given). Its discharges may come with it in
+// DPoP, RFC 9449, where Possession is given: package pop). Its discharges may come with it in
 // one text, or in Writ-Discharges headers, each holding texts separated by
 // single spaces, so that no line passes a proxy's limit.
 //

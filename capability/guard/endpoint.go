@@ -83,9 +83,16 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// of the request cannot give it away.
 	delete(r.Header, "Authorization")
 	delete(r.Header, DischargesHeader)
+	delete(r.Header, proofHeader)
+	if e.settings.http.reader != nil {
+		e.settings.http.reader.Answer(w.Header(), http.StatusOK, req.Holder)
+	}
 	e.next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), &c.grant)))
 	c.grant.release()
 }
+
+// proofHeader carries a DPoP proof (RFC 9449 section 4.1). Canonical form.
+const proofHeader = "Dpop"
 
 // describe fills req with what the call means, and r with what of it the
 // handler may see.

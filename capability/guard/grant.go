@@ -235,7 +235,7 @@ func (g *Grant) RecheckFor(ctx context.Context, req capability.Request) error {
 	req.Now, req.Service = g.judge.now(), g.judge.service
 	again := pool.Get().(*capability.Grant)
 	defer pool.Put(again)
-	return g.verifier.DryRun(ctx, again, whole.Bytes(), &req)
+	return g.verifier.DryRun(ctx, again, whole.Bytes(), withFacts(&req))
 }
 
 // Watch returns a context that ends as soon as a recheck, made this often,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -122,7 +123,7 @@ func (j *Judge) allow(ctx context.Context, v Verifier, g *Grant, cred Credential
 	}
 	req.Now, req.Service = j.now(), j.service
 	verified := pool.Get().(*capability.Grant)
-	if err := v.VerifyText(ctx, verified, cred.Token, req, cred.Discharges...); err != nil {
+	if err := v.VerifyText(ctx, verified, cred.Token, withFacts(req), cred.Discharges...); err != nil {
 		pool.Put(verified)
 		return j.Deny(ctx, err, req, where)
 	}
@@ -135,6 +136,23 @@ func (j *Judge) allow(ctx context.Context, v Verifier, g *Grant, cred Credential
 		}
 	}
 	return nil
+}
+
+// withFacts is req with what the evidence of key possession says of itself in
+// its context, such as that a session key proves. A service that supplies a
+// fact of the same name makes it ambiguous, which denies.
+func withFacts(req *capability.Request) *capability.Request {
+	f, ok := req.Holder.(interface{ Facts() capability.Fields })
+	if !ok {
+		return req
+	}
+	facts := f.Facts()
+	if len(facts) == 0 {
+		return req
+	}
+	with := *req
+	with.Context = append(slices.Clip(req.Context), facts...)
+	return &with
 }
 
 // record keeps the obligation of a log caveat: it writes before the handler

@@ -29,6 +29,7 @@ type httpSettings struct {
 	realm   string
 	also    []string
 	holder  HolderFunc
+	reader  ProofReader
 }
 
 // Service names the service, for service caveats.
@@ -133,6 +134,31 @@ func Challenge(value string) Option {
 		}
 		s.http.also = append(s.http.also, value)
 		s.httpOnly = append(s.httpOnly, "Challenge")
+		return nil
+	}
+}
+
+// ProofReader reads the evidence of key possession from requests and asks for
+// it in answers; a *pop.Verifier is one.
+type ProofReader interface {
+	// HTTP is a HolderFunc.
+	HTTP(r *http.Request, token string) capability.HolderProof
+	// Answer adds to the header of an answer with this status what the caller
+	// needs to prove, now or the next time: a challenge on 401, a nonce. p is
+	// what HTTP returned for the request, or nil.
+	Answer(h http.Header, status int, p capability.HolderProof)
+}
+
+// Possession has p read the evidence of key possession (DPoP, mTLS) and
+// challenge for it, and the scheme DPoP accepted beside Bearer. It stands for
+// Holder and Challenge.
+func Possession(p ProofReader) Option {
+	return func(s *settings) error {
+		if p == nil {
+			return errors.New("nil proof reader")
+		}
+		s.http.holder, s.http.reader = p.HTTP, p
+		s.httpOnly = append(s.httpOnly, "Possession")
 		return nil
 	}
 }

@@ -76,6 +76,13 @@ func (s *settings) refuse(w http.ResponseWriter, r *http.Request, err error, req
 			w.Header().Add("WWW-Authenticate", c)
 		}
 	}
+	if s.http.reader != nil {
+		var holder capability.HolderProof
+		if req != nil {
+			holder = req.Holder
+		}
+		s.http.reader.Answer(w.Header(), p.status, holder)
+	}
 	p.write(w, s.challenge(p))
 }
 

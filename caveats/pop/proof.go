@@ -121,22 +121,18 @@ func (p *proof) Prove(_ context.Context, key capability.HolderKey) error {
 	return malformed("a method that nobody here knows")
 }
 
-var (
-	errNoCertificate    = malformed("no TLS client certificate came with the call")
-	errOtherCertificate = malformed("the TLS client certificate is another one")
-	errNoProof          = malformed("none came with the call")
-	errOtherKey         = malformed("of another key")
-)
+// errOtherKey is all that there is to say of a key that nobody tried to prove.
+const errOtherKey = capability.CodeHolderProof
 
 func (p *proof) proveCertificate(key capability.HolderKey) error {
 	if p.e.Certificate == nil {
-		return errNoCertificate
+		return errOtherKey
 	}
 	if !p.certificate {
 		p.x5t, p.certificate = sha256.Sum256(p.e.Certificate), true
 	}
 	if subtle.ConstantTimeCompare(p.x5t[:], key.Thumbprint[:]) != 1 {
-		return errOtherCertificate
+		return errOtherKey
 	}
 	return nil
 }
@@ -145,7 +141,7 @@ func (p *proof) proveDPoP(key capability.HolderKey) error {
 	p.asked = true
 	switch {
 	case !p.present:
-		return errNoProof
+		return errOtherKey
 	case p.malformed != nil:
 		return p.malformed
 	case subtle.ConstantTimeCompare(p.holder[:], key.Thumbprint[:]) != 1:
