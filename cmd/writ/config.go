@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/authority"
+	"github.com/writ-dev/writ/authority/seal"
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -221,6 +222,11 @@ func (c *config) check() error {
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return configError("log_format %q is neither text nor json", c.LogFormat)
+	}
+	if c.Recovery != "" {
+		if _, err := seal.ParseRecipient(c.Recovery); err != nil {
+			return configError("recovery: %v", err)
+		}
 	}
 	_, err = c.dischargers()
 	return err

@@ -9,11 +9,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/seal"
 )
 
 func newKeys(a *app) *cobra.Command {
 	return group("keys", "look at and change the keys that tokens are minted with",
-		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a), newKeysRoot(a))
+		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a), newKeysRoot(a), newKeysRecovery(a))
 }
 
 func newKeysEpochs(a *app) *cobra.Command {
@@ -166,4 +167,41 @@ func (a *app) keysRoot(cmd *cobra.Command, flags *configFlags, out string) error
 type credentialAnswer struct {
 	Token string `json:"token,omitempty"`
 	File  string `json:"file,omitempty"`
+}
+
+func newKeysRecovery(a *app) *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "recovery",
+		Short: "make a recovery identity, for the configuration of a new authority",
+		Long: `Make a recovery identity: whoever has it can open the cluster key of an authority that
+was formed with its recipient, when every node is lost. Write down what --out holds,
+keep it offline, and delete the file. The recipient on standard output is no secret: it
+goes into the configuration (recovery = "writ-recipient-…").`,
+		Example: `  writ keys recovery --out recovery.txt
+  writ serve --check --recovery "$(writ keys recovery --out another.txt)" --key-file ./node.key`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if out == "" || out == "-" {
+				return usage(cmd, "--out is required: a recovery identity is not printed")
+			}
+			id, err := seal.GenerateIdentity(a.rand)
+			if err != nil {
+				return err
+			}
+			defer id.Destroy()
+			text, err := id.RecoveryText()
+			if err != nil {
+				return err
+			}
+			if err := writeSecret(cmd, out, text); err != nil {
+				return err
+			}
+			a.say(cmd, "the identity is in %s: keep it offline", out)
+			answer := map[string]string{"recipient": id.Recipient().String(), "file": out}
+			return a.emit(cmd, answer, func(p *printer) { p.line("%s", answer["recipient"]) })
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "write the identity to this new `file`, mode 0600; required")
+	return cmd
 }

@@ -160,6 +160,14 @@ func explainNode(err error) *failure {
 	case errors.Is(err, seal.ErrRefused):
 		return &failure{Code: "wrong_key_file", Message: msg, Hint: "the data directory is of another node: name the key file that it was formed with"}
 	}
+	switch {
+	case errors.Is(err, authority.ErrKeyFile):
+		return &failure{Code: "wrong_key_file", Message: msg, Hint: "name the key file that this node was formed with: --key-file"}
+	case errors.Is(err, authority.ErrNotFormed):
+		return &failure{Code: "not_formed", Message: msg, Hint: "writ serve --init forms a new one"}
+	case errors.Is(err, authority.ErrConfig):
+		return &failure{Code: "config", Message: msg, Hint: "writ help config tells every key"}
+	}
 	if e, ok := errors.AsType[*authority.Error](err); ok {
 		return &failure{Code: string(e.Code), Message: msg, Hint: e.Hint}
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 func newTokens(a *app) *cobra.Command {
-	return group("tokens", "look into the registry of issued tokens", newTokensList(a), newTokensShow(a))
+	return group("tokens", "look into the registry of issued tokens", newTokensList(a), newTokensShow(a), newTokensRevoked(a))
 }
 
 func newTokensList(a *app) *cobra.Command {
@@ -123,4 +123,58 @@ func (a *app) printToken(p *printer, t *api.TokenInfo) {
 	for _, b := range t.Budgets {
 		p.field("budget", fmt.Sprintf("branch %s: %d of %d not yet leased", b.Branch, b.Remaining, b.Limit))
 	}
+}
+
+func newTokensRevoked(a *app) *cobra.Command {
+	var conn connection
+	var q client.RevocationQuery
+	var kind string
+	cmd := &cobra.Command{
+		Use:   "revoked",
+		Short: "list the revocations in force",
+		Long: `List the revocations in force: until what they name has ended by itself. A page is as
+fresh as the node that answered; --after takes the next one.`,
+		Example: "  writ tokens revoked --kind branch",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q.Kind = api.RevocationKind(kind)
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			page, err := c.Revocations(cmd.Context(), q)
+			if err != nil {
+				return err
+			}
+			if page.Next != "" {
+				a.say(cmd, "there are more: --after %s", page.Next)
+			}
+			return a.emit(cmd, page, func(p *printer) {
+				var rows [][]string
+				for _, r := range page.Revocations {
+					rows = append(rows, []string{string(r.Kind), revoked(&r.RevokeRequest), r.By, r.Reason, a.when(r.At), a.when(r.Expires)})
+				}
+				p.table([]string{"KIND", "WHAT", "BY", "REASON", "AT", "UNTIL"}, rows)
+			})
+		},
+	}
+	conn.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&kind, "kind", "", "only this `kind`: token, branch, subject, holder, device, audience or epoch")
+	f.StringVar(&q.Cursor, "after", "", "the next page, from the `cursor` of the one before")
+	f.IntVar(&q.Limit, "limit", 0, "at most this `many` (default 100)")
+	completeWords(cmd, "kind", "token", "branch", "subject", "holder", "device", "audience", "epoch")
+	return cmd
+}
+
+// revoked is what a revocation names.
+func revoked(r *api.RevokeRequest) string {
+	switch r.Kind {
+	case api.RevokeBranch:
+		return r.Token + " " + r.Branch
+	case api.RevokeEpoch:
+		return fmt.Sprint(r.Epoch)
+	}
+	return r.Token + r.Subject + r.Holder + r.Device + r.Audience
 }
