@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -27,6 +28,8 @@ type node struct {
 	trans  *raft.InmemTransport
 	store  *Store
 	cutOff bool
+
+	handlers map[byte]Handler
 }
 
 // reader is how one node asks the others for their term.
@@ -38,13 +41,24 @@ type reader struct {
 
 var errCutOff = errors.New("cut off")
 
-func (r reader) Term(_ context.Context, id, _ string) (uint64, error) {
+func (r reader) Handle(method byte, h Handler) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.c.nodes[id].cutOff || r.c.nodes[r.from].cutOff {
-		return 0, errCutOff
+	n := r.c.nodes[r.from]
+	if n.handlers == nil {
+		n.handlers = map[byte]Handler{}
 	}
-	return r.c.nodes[id].store.Term(), nil
+	n.handlers[method] = h
+}
+
+func (r reader) Call(ctx context.Context, id, _ string, method byte, request []byte) ([]byte, error) {
+	r.mu.Lock()
+	h, cut := r.c.nodes[id].handlers[method], r.c.nodes[id].cutOff || r.c.nodes[r.from].cutOff
+	r.mu.Unlock()
+	if cut || h == nil {
+		return nil, errCutOff
+	}
+	return h(ctx, r.from, request)
 }
 
 func newCluster(t *testing.T, change func(*Config)) (*cluster, func(id string, cut bool)) {
@@ -144,7 +158,7 @@ func TestClusterHandsOverOnClose(t *testing.T) {
 	if _, err := n1.store.ReadIndex(testContext(t)); err != nil {
 		t.Errorf("read at the leader: %v", err)
 	}
-	if _, err := c.nodes["n2"].store.ReadIndex(testContext(t)); !errors.Is(err, ErrNotLeader) {
+	if _, err := c.nodes["n2"].store.ReadIndex(testContext(t)); err != nil {
 		t.Errorf("read at a follower: %v", err)
 	}
 	if _, err := c.nodes["n2"].store.Propose(testContext(t), nil); !errors.Is(err, ErrNotLeader) {
@@ -223,18 +237,22 @@ func TestReadNeedsMajorityAtOwnTerm(t *testing.T) {
 
 type fixedTerms map[string]uint64
 
-func (f fixedTerms) Term(_ context.Context, id, _ string) (uint64, error) {
+func (fixedTerms) Handle(byte, Handler) {}
+
+func (f fixedTerms) Call(_ context.Context, id, _ string, _ byte, _ []byte) ([]byte, error) {
 	if term, ok := f[id]; ok {
-		return term, nil
+		return binary.BigEndian.AppendUint64(nil, term), nil
 	}
-	return 0, fmt.Errorf("no answer from %s", id)
+	return nil, fmt.Errorf("no answer from %s", id)
 }
 
 type silent struct{}
 
-func (silent) Term(ctx context.Context, _, _ string) (uint64, error) {
+func (silent) Handle(byte, Handler) {}
+
+func (silent) Call(ctx context.Context, _, _ string, _ byte, _ []byte) ([]byte, error) {
 	<-ctx.Done()
-	return 0, ctx.Err()
+	return nil, ctx.Err()
 }
 
 func TestFollowerCatchesUpBySnapshot(t *testing.T) {

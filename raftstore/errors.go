@@ -48,8 +48,39 @@ var (
 	// Config.Join was given.
 	ErrEmptyDir = errors.New("raftstore: directory holds no node")
 
+	// ErrNotEmpty: the directory holds a node already.
+	ErrNotEmpty = errors.New("raftstore: directory holds a node")
+
 	// ErrConfig: the configuration contradicts itself.
 	ErrConfig = errors.New("raftstore: invalid configuration")
+
+	// ErrUnreachable: a peer could not be reached. The call was not executed.
+	ErrUnreachable = errors.New("raftstore: peer unreachable")
+
+	// ErrRefused: a peer does not accept this node, or is not the node that it
+	// should be. The call was not executed.
+	ErrRefused = errors.New("raftstore: peer refused")
+
+	// ErrBusy: a peer has too many calls under way. The call was not executed.
+	ErrBusy = errors.New("raftstore: peer busy")
+
+	// ErrUnknownMember: the cluster has no node of that id.
+	ErrUnknownMember = errors.New("raftstore: no such member")
+
+	// ErrQuorum: the change would leave the cluster without a majority that
+	// answers, or without a voter.
+	ErrQuorum = errors.New("raftstore: change would lose the quorum")
+
+	// ErrLagging: the node has not caught up enough to become a voter.
+	ErrLagging = errors.New("raftstore: member lags behind")
+
+	// ErrRemoved: this node is no longer a member, and cannot become one under
+	// this id again. Handed to Config.OnFatal.
+	ErrRemoved = errors.New("raftstore: removed from the cluster")
+
+	// ErrMember: the node's id is taken by a member of the cluster that the
+	// snapshot was taken of.
+	ErrMember = errors.New("raftstore: id is of a member")
 
 	// ErrNothingNew: Snapshot found nothing applied since the last one.
 	ErrNothingNew = errors.New("raftstore: nothing new to snapshot")

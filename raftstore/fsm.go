@@ -17,6 +17,9 @@ import (
 type fsm struct {
 	sm   StateMachine
 	fail *failure
+	id   raft.ServerID // of this node
+
+	member bool // a committed configuration had this node; belongs to Raft's goroutine
 
 	applied atomic.Uint64 // last command or configuration that went through
 
@@ -24,8 +27,8 @@ type fsm struct {
 	more chan struct{} // closed when applied rises
 }
 
-func newFSM(sm StateMachine, fail *failure) *fsm {
-	f := &fsm{sm: sm, fail: fail, more: make(chan struct{})}
+func newFSM(sm StateMachine, fail *failure, id string) *fsm {
+	f := &fsm{sm: sm, fail: fail, id: raft.ServerID(id), more: make(chan struct{})}
 	f.applied.Store(sm.AppliedIndex())
 	return f
 }
@@ -76,7 +79,26 @@ func (f *fsm) ApplyBatch(logs []*raft.Log) []any {
 		}
 	}
 	f.advance(logs[len(logs)-1].Index)
+	for _, l := range logs {
+		if l.Type == raft.LogConfiguration {
+			f.configured(raft.DecodeConfiguration(l.Data), l.Index)
+		}
+	}
 	return results
+}
+
+// configured takes in a committed configuration. A node that was in one before
+// and is in this one no longer was removed.
+func (f *fsm) configured(c raft.Configuration, index uint64) {
+	for _, server := range c.Servers {
+		if server.ID == f.id {
+			f.member = true
+			return
+		}
+	}
+	if f.member {
+		f.broken(fmt.Errorf("%w: by configuration %d", ErrRemoved, index))
+	}
 }
 
 // Apply implements raft.FSM.
@@ -90,6 +112,9 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		f.broken(fmt.Errorf("%w: restore: %w", ErrStateMachine, err))
 	}
 	f.advance(f.sm.AppliedIndex())
+	if s := snapshotOf(r); s != nil {
+		f.configured(s.meta.Configuration, s.meta.ConfigurationIndex)
+	}
 	return nil
 }
 

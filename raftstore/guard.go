@@ -68,6 +68,29 @@ func (f *failure) halt() {
 	runtime.Goexit()
 }
 
+// contain runs fn, which is Raft's, before anything else runs. What goes wrong
+// within, also by a panic, becomes an error.
+func (f *failure) contain(doing string, fn func() error) (err error) {
+	defer func() {
+		p := recover()
+		if o, ok := p.(openPanic); ok {
+			err = o.err
+		} else if p != nil {
+			err = fmt.Errorf("raftstore: %s: %v", doing, p)
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if err == nil {
+			err = f.err
+		}
+		f.opening = false
+	}()
+	if err := fn(); err != nil {
+		return fmt.Errorf("raftstore: %s: %w", doing, err)
+	}
+	return nil
+}
+
 // cause returns what ended the Store, if anything did.
 func (f *failure) cause() error {
 	f.mu.Lock()

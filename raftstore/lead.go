@@ -164,7 +164,7 @@ func (s *Store) Leader() (id, address string) {
 	return string(i), string(a)
 }
 
-// Term returns the current term: the one that a TermReader asks a peer for.
+// Term returns the current term.
 func (s *Store) Term() uint64 { return s.raft.CurrentTerm() }
 
 // CommitIndex returns the index up to which this node knows that entries are
@@ -178,8 +178,8 @@ func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.Load() }
 
 // ReadIndex makes a read linearizable. When it returns, the state machine here
 // has applied every command up to the returned index, and with it every command
-// that had been acknowledged, by any leader, before ReadIndex was called. Only
-// the leader can answer: ErrNotLeader elsewhere, or when it could not make sure.
+// that had been acknowledged, by any leader, before ReadIndex was called. A node
+// that does not lead asks the leader. ErrNotLeader when none could make sure.
 //
 // The only voter leads as long as it says so, since nobody else could be
 // elected. With other voters, a majority must have confirmed its term after the
@@ -195,6 +195,44 @@ func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
 		return 0, s.closedError()
 	default:
 	}
+	if !s.IsLeader() {
+		return s.readAsFollower(ctx)
+	}
+	return s.readAsLeader(ctx)
+}
+
+// readAsFollower has the leader make sure, and waits until the state machine
+// here is where the leader's was.
+func (s *Store) readAsFollower(ctx context.Context) (uint64, error) {
+	// A leader that cannot be heard will not be the leader for much longer.
+	asking, cancel := context.WithTimeout(ctx, 2*s.cfg.HeartbeatTimeout)
+	defer cancel()
+	answer, err := s.CallLeader(asking, methodRead, nil)
+	if err != nil && !errors.Is(err, ErrNotLeader) {
+		err = fmt.Errorf("%w: ask the leader: %w", ErrNotLeader, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	got, err := numbers(answer, 2)
+	if err != nil {
+		return 0, err
+	}
+	return got[0], s.WaitApplied(ctx, got[1])
+}
+
+// WaitApplied returns once the state machine here has applied the command at
+// index: one that Propose returned, here or elsewhere.
+func (s *Store) WaitApplied(ctx context.Context, index uint64) error {
+	err := s.fsm.wait(ctx, index, s.fail.dead)
+	if errors.Is(err, errStopped) {
+		return s.closedError()
+	}
+	return err
+}
+
+// readAsLeader is ReadIndex at the leader.
+func (s *Store) readAsLeader(ctx context.Context) (uint64, error) {
 	term, ok := s.leading()
 	if !ok {
 		return 0, ErrNotLeader
@@ -210,12 +248,7 @@ func (s *Store) ReadIndex(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := s.fsm.wait(ctx, need, s.fail.dead); errors.Is(err, errStopped) {
-		return 0, s.closedError()
-	} else if err != nil {
-		return 0, err
-	}
-	return commit, nil
+	return commit, s.WaitApplied(ctx, need)
 }
 
 // confirm returns nil once a majority of the voters is known to be in term.
@@ -237,8 +270,7 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 	if votes >= need {
 		return nil
 	}
-	peers := s.cfg.Peers
-	if peers == nil {
+	if s.cfg.Peers == nil {
 		return fmt.Errorf("%w: no way to ask the other voters", ErrNotLeader)
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout)
@@ -246,7 +278,7 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 	answers := make(chan bool, len(others))
 	for _, server := range others {
 		go func() {
-			got, err := peers.Term(ctx, string(server.ID), string(server.Address))
+			got, err := s.askTerm(ctx, server)
 			answers <- err == nil && got == term
 		}()
 	}
@@ -264,6 +296,19 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 		}
 	}
 	return fmt.Errorf("%w: %d of %d voters confirmed term %d", ErrNotLeader, votes, voters, term)
+}
+
+// askTerm asks a peer for its term, now.
+func (s *Store) askTerm(ctx context.Context, server raft.Server) (uint64, error) {
+	answer, err := s.call(ctx, server, methodTerm, nil)
+	if err != nil {
+		return 0, err
+	}
+	got, err := numbers(answer, 1)
+	if err != nil {
+		return 0, err
+	}
+	return got[0], nil
 }
 
 // lastCommand returns the index of the last entry up to commit that goes

@@ -243,10 +243,28 @@ func openSnapshot(path string) (_ *raft.SnapshotMeta, _ io.ReadCloser, err error
 	if meta.ID != fmt.Sprintf("%020d-%020d", info.Index, info.Term) {
 		return nil, nil, bad("holds the snapshot of index %d, term %d", info.Index, info.Term)
 	}
-	return meta, struct {
-		io.Reader
-		io.Closer
-	}{bufio.NewReaderSize(io.LimitReader(f, size), 64<<10), f}, nil
+	return meta, &snapshotState{bufio.NewReaderSize(io.LimitReader(f, size), 64<<10), f, meta}, nil
+}
+
+// snapshotState is the state in a snapshot, being read.
+type snapshotState struct {
+	io.Reader
+	io.Closer
+	meta *raft.SnapshotMeta
+}
+
+// snapshotOf returns what r, as Raft hands it to the state machine, is within.
+func snapshotOf(r io.ReadCloser) *snapshotState {
+	for {
+		switch in := r.(type) {
+		case *snapshotState:
+			return in
+		case raft.ReadCloserWrapper:
+			r = in.WrappedReadCloser()
+		default:
+			return nil
+		}
+	}
 }
 
 // snapshotSink is a snapshot being written.

@@ -60,13 +60,7 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 	if fi, err := os.Stat(cfg.Dir); err == nil && fi.Mode().Perm()&0o077 != 0 {
 		cfg.Logger.Warn("data directory is accessible to others", "dir", cfg.Dir, "mode", fi.Mode().Perm())
 	}
-	s := &Store{
-		cfg:     cfg,
-		fail:    &failure{onFatal: cfg.OnFatal, dead: make(chan struct{}), opening: true},
-		lead:    newLeadership(),
-		slots:   make(chan struct{}, maxInFlight),
-		closing: make(chan struct{}),
-	}
+	s := newStore(cfg)
 	if s.lock, err = lockFile(filepath.Join(cfg.Dir, "LOCK")); err != nil {
 		return nil, err
 	}
@@ -85,16 +79,29 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 	if err := s.openDisk(trans, sm.AppliedIndex()); err != nil {
 		return nil, err
 	}
-	s.fsm = newFSM(sm, s.fail)
+	s.fsm = newFSM(sm, s.fail, cfg.NodeID)
 	notify := make(chan bool, 1)
-	if err := s.startRaft(trans, notify); err != nil {
+	wrapped := &patient{Transport: trans, closing: s.closing, dead: s.fail.dead}
+	if err := s.startRaft(wrapped, notify); err != nil {
 		return nil, err
 	}
+	wrapped.raft.Store(s.raft)
 	go s.watchLeadership(notify)
+	s.serve()
 	if s.soleVoter() {
 		elect()
 	}
 	return s, nil
+}
+
+func newStore(cfg Config) *Store {
+	return &Store{
+		cfg:     cfg,
+		fail:    &failure{onFatal: cfg.OnFatal, dead: make(chan struct{}), opening: true},
+		lead:    newLeadership(),
+		slots:   make(chan struct{}, maxInFlight),
+		closing: make(chan struct{}),
+	}
 }
 
 // openDisk checks and opens what is in the directory, or creates it.
@@ -182,30 +189,14 @@ func (s *Store) create(path string, trans raft.Transport) error {
 	return syncDir(s.cfg.Dir)
 }
 
-// startRaft restores the state machine and starts Raft. What goes wrong within,
-// also by a panic, becomes an error.
-func (s *Store) startRaft(trans raft.Transport, notify chan bool) (err error) {
+// startRaft restores the state machine and starts Raft.
+func (s *Store) startRaft(trans raft.Transport, notify chan bool) error {
 	rc := s.cfg.raftConfig()
 	rc.NotifyCh = notify
-	defer func() {
-		p := recover()
-		if o, ok := p.(openPanic); ok {
-			err = o.err
-		} else if p != nil {
-			err = fmt.Errorf("raftstore: open: %v", p)
-		}
-		s.fail.mu.Lock()
-		defer s.fail.mu.Unlock()
-		if err == nil {
-			err = s.fail.err
-		}
-		s.fail.opening = false
-	}()
-	s.raft, err = raft.NewRaft(rc, s.fsm, s.guard, s.guard, s.snaps, trans)
-	if err != nil {
-		return fmt.Errorf("raftstore: open: %w", err)
-	}
-	return nil
+	return s.fail.contain("open", func() (err error) {
+		s.raft, err = raft.NewRaft(rc, s.fsm, s.guard, s.guard, s.snaps, trans)
+		return err
+	})
 }
 
 // localTransport is the transport of a cluster of one, and what makes that one

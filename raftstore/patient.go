@@ -1,0 +1,66 @@
+package raftstore
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// How long an append to a node that cannot be reached waits for it, and how
+// often it tries.
+const (
+	appendPatience = 5 * time.Minute
+	appendRetry    = 50 * time.Millisecond
+)
+
+// patient is the transport that Raft gets. To Raft every append that fails is a
+// reason to wait longer before the next, up to ten seconds: after a partition,
+// or when a node comes back, the cluster would be without it for that long. So an
+// append to a node that cannot be reached does not fail but waits, and goes out
+// the moment the node is there.
+type patient struct {
+	raft.Transport
+	closing, dead <-chan struct{}
+	raft          atomic.Pointer[raft.Raft] // once it runs
+}
+
+// AppendEntries implements raft.Transport.
+func (p *patient) AppendEntries(id raft.ServerID, address raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	began := time.Now()
+	heartbeat := args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
+	for {
+		err := p.Transport.AppendEntries(id, address, args, resp)
+		if heartbeat || !errors.Is(err, ErrUnreachable) || time.Since(began) > appendPatience {
+			return err
+		}
+		if r := p.raft.Load(); r != nil && r.CurrentTerm() != args.Term {
+			return err // nobody waits for it any more
+		}
+		select {
+		case <-time.After(appendRetry):
+		case <-p.closing:
+			return err
+		case <-p.dead:
+			return err
+		}
+	}
+}
+
+// RequestPreVote implements raft.WithPreVote.
+func (p *patient) RequestPreVote(id raft.ServerID, address raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if t, ok := p.Transport.(raft.WithPreVote); ok {
+		return t.RequestPreVote(id, address, args, resp)
+	}
+	return errors.New("raftstore: the transport has no pre-vote")
+}
+
+// Close implements raft.WithClose.
+func (p *patient) Close() error {
+	if c, ok := p.Transport.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
