@@ -135,3 +135,26 @@ func FuzzOpenCaveat(f *testing.F) {
 		}
 	})
 }
+
+// What stands behind the seal of a caveat id has one encoding.
+func TestThirdPartyPlaintextIsStrict(t *testing.T) {
+	for i, tp := range someThirdParties() {
+		good := capability.EncodeThirdParty(tp, testIdentifier())
+		if again, ok := capability.RecodeThirdParty(good); !ok || !bytes.Equal(again, good) || len(good)%64 != 0 {
+			t.Fatalf("%d: %d bytes do not survive", i, len(good))
+		}
+		padded := bytes.Clone(good)
+		padded[len(padded)-1] = 1
+		flagged := bytes.Clone(good)
+		flagged[0] |= 0x80
+		for name, bad := range map[string][]byte{
+			"nothing": nil, "half": good[:len(good)/2], "a block less": good[:len(good)-64], "a byte less": good[:len(good)-1],
+			"a byte more": append(bytes.Clone(good), 0), "a block more": append(bytes.Clone(good), make([]byte, 64)...),
+			"padding that says something": padded, "an unknown flag": flagged,
+		} {
+			if _, ok := capability.RecodeThirdParty(bad); ok {
+				t.Errorf("%d: %s is read", i, name)
+			}
+		}
+	}
+}

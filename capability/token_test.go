@@ -61,6 +61,30 @@ func TestTextForm(t *testing.T) {
 	}
 }
 
+// Whatever the last digit is, a text that is read is the one that would be written.
+func TestTextHasOneSpelling(t *testing.T) {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	for over, want := range []int{64, 4, 16} { // by bytes over a multiple of three
+		tok := mint(t, "ok")
+		for c := "ok"; len(tok.Bytes())%3 != over; c += "k" {
+			tok = mint(t, c)
+		}
+		text, read := tok.Text(), 0
+		for _, d := range digits {
+			spelled := text[:len(text)-1] + string(d)
+			if back, err := capability.Parse(spelled); err == nil {
+				read++
+				if back.Text() != spelled {
+					t.Errorf("%q is another spelling of %q", spelled, back.Text())
+				}
+			}
+		}
+		if read != want {
+			t.Errorf("with %d bytes over, %d last digits are read, want %d", over, read, want)
+		}
+	}
+}
+
 func TestAttenuate(t *testing.T) {
 	tok := mint(t, "ok")
 	a, err := tok.Attenuate("ok 2")

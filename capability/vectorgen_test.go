@@ -386,6 +386,8 @@ func dischargeVectors() []vector {
 	set("signature altered", "discharge_invalid", r, forged)
 	set("verification id of the wrong size", "discharge_invalid", rawRoot().thirdVID(make([]byte, 71), id, ""), raw(bound))
 	set("verification id that does not open", "discharge_invalid", rawRoot().thirdVID(make([]byte, 72), id, ""), raw(bound))
+	set("verification id that does not open, discharged with zeros", "discharge_invalid",
+		rawRoot().thirdVID(make([]byte, 72), id, ""), newRaw([32]byte{}, []byte(id)).first("bound "+rawRoot().pts[0]))
 	set("with a caveat that denies", "action_denied", r, raw("action write", bound))
 	set("with a caveat appended by its holder", "action_denied", r, raw(bound, "action write"))
 	set("with a max-calls", "unknown_caveat", r, raw("max-calls 3", bound))

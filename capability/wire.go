@@ -150,23 +150,13 @@ func readField(set []byte, at int, typ byte) (s span, next int, ok bool) {
 	n := int(set[at+1])
 	at += 2
 	if n >= 0x80 {
-		// Two or three bytes reach MaxTokenSize; a last byte of 0 would be a
-		// longer spelling of a smaller number.
-		if at >= len(set) {
+		// Two bytes reach past all that fits beside the signature; a last byte
+		// of 0 would be a longer spelling of a smaller number.
+		if at >= len(set) || set[at] == 0 || set[at] >= 0x80 {
 			return span{}, 0, false
 		}
-		b := int(set[at])
+		n = n&0x7f | int(set[at])<<7
 		at++
-		n = n&0x7f | b&0x7f<<7
-		if b >= 0x80 {
-			if at >= len(set) || set[at] != 1 {
-				return span{}, 0, false
-			}
-			n |= 1 << 14
-			at++
-		} else if b == 0 {
-			return span{}, 0, false
-		}
 	}
 	if n > len(set)-at {
 		return span{}, 0, false
