@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,5 +242,37 @@ func TestRandomnessThatFails(t *testing.T) {
 	wantCode(t, err, api.CodeInternal)
 	if a.Metrics().Tokens != 1 || len(a.machine.Epochs()) != 1 {
 		t.Error("something was made all the same")
+	}
+}
+
+// TestShortOfSpace: changes are refused before the disk is full, issues first,
+// and the node goes on by itself once there is space.
+func TestShortOfSpace(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	if free, err := freeSpace(a.cfg.Dir); err != nil || free == 0 {
+		t.Fatal(free, err)
+	}
+	var free atomic.Uint64
+	a.proposer.close()
+	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock, func() (uint64, error) { return free.Load(), nil })
+	issue := func() error {
+		_, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest())
+		return err
+	}
+	revoke := func() error {
+		_, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeSubject, Subject: "bob", Reason: "left"})
+		return err
+	}
+	free.Store(minFree - 1)
+	wantCode(t, issue(), api.CodeDiskFull)
+	wantCode(t, a.Ready(t.Context()), api.CodeDiskFull)
+	if err := revoke(); err != nil {
+		t.Errorf("revoking with %d bytes left: %v", free.Load(), err)
+	}
+	free.Store(minFreeRevoke - 1)
+	wantCode(t, revoke(), api.CodeDiskFull)
+	free.Store(minFree)
+	if err := errors.Join(issue(), revoke(), a.Ready(t.Context())); err != nil {
+		t.Error(err)
 	}
 }

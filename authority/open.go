@@ -419,7 +419,7 @@ func (a *Authority) unseal(identity *seal.Identity) error {
 
 // start starts what runs for as long as the node does.
 func (a *Authority) start(ctx context.Context) error {
-	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock)
+	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock, func() (uint64, error) { return freeSpace(a.cfg.Dir) })
 	a.fresh = newFreshness(a.store, a.machine, time.Duration(a.machine.Cluster().BoundMillis)*time.Millisecond)
 	a.feeds.open = make(map[string]*feed)
 	var err error

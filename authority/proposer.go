@@ -36,6 +36,7 @@ const (
 
 // change is one command on its way: stamped and composed by the proposer alone.
 type change struct {
+	lane    lane // set by propose
 	header  state.Header
 	cutoff  bool // whatever comes after it needs a later stamp
 	compose func(stamp int64) (body any, err error)
@@ -62,6 +63,8 @@ type proposer struct {
 	machine *state.Machine
 	clock   func() time.Time
 
+	free func() (uint64, error) // bytes free on the disk
+
 	queues [lanes]chan *change
 	batch  chan []*composed
 	stop   chan struct{}
@@ -77,8 +80,11 @@ type composed struct {
 	command []byte
 }
 
-func newProposer(store *raftstore.Store, machine *state.Machine, clock func() time.Time) *proposer {
-	p := &proposer{store: store, machine: machine, clock: clock, batch: make(chan []*composed), stop: make(chan struct{})}
+func newProposer(store *raftstore.Store, machine *state.Machine, clock func() time.Time, free func() (uint64, error)) *proposer {
+	p := &proposer{
+		store: store, machine: machine, clock: clock, free: free,
+		batch: make(chan []*composed), stop: make(chan struct{}),
+	}
 	for i := range p.queues {
 		p.queues[i] = make(chan *change, laneSize)
 	}
@@ -111,7 +117,7 @@ func (c *change) finish(o outcome) { c.done <- o }
 // propose has a change made and returns what it came to once it is on the
 // disks of a majority and applied here.
 func (p *proposer) propose(ctx context.Context, l lane, c *change) (uint64, any, error) {
-	c.done = make(chan outcome, 2)
+	c.lane, c.done = l, make(chan outcome, 2)
 	if l == laneIssue {
 		select {
 		case p.queues[l] <- c:
@@ -210,8 +216,12 @@ func (p *proposer) composeOne(c *change) *composed {
 		return nil
 	}
 	c.header.Stamp = p.least
-	body, err := c.compose(p.least)
+	var body any
 	var command []byte
+	err := p.hasSpace(c.lane)
+	if err == nil {
+		body, err = c.compose(p.least)
+	}
 	if err == nil {
 		command, err = state.EncodeCommand(c.header, body)
 	}

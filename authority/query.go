@@ -260,6 +260,8 @@ func (a *Authority) Ready(ctx context.Context) error {
 		return &Error{Code: capability.CodeUnavailable, Detail: "the node has failed", Err: raft.Err}
 	case raft.DiskFull:
 		return &Error{Code: api.CodeDiskFull, Detail: "the disk is full"}
+	case a.proposer.hasSpace(laneIssue) != nil:
+		return a.proposer.hasSpace(laneIssue)
 	case a.fresh.age() > a.fresh.bound:
 		return &Error{Code: capability.CodeStaleRevocations, Detail: "no quorum has confirmed this node's state within the bound"}
 	case !raft.Ready && raft.Leader == "":

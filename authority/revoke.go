@@ -16,7 +16,17 @@ func (a *Authority) Revoke(ctx context.Context, c Call, req *api.RevokeRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return a.revoke(ctx, c, body)
+	resp, err := a.revoke(ctx, c, body)
+	if err != nil || req.Kind != api.RevokeEpoch {
+		return resp, err
+	}
+	// Without an epoch that mints, or will, nothing could be issued any more.
+	epochs := a.machine.Epochs()
+	if len(epochs) > 0 && epochs[len(epochs)-1].Revoked {
+		_, err := a.Rotate(ctx, system())
+		a.report("rotating after the newest epoch was revoked", err)
+	}
+	return resp, nil
 }
 
 // revocationOf reads a request; the state checks that exactly its kind's fields are there.

@@ -275,6 +275,10 @@ func TestRotation(t *testing.T) {
 	wantCode(t, verify(rekeyed.Token), capability.CodeUnknownKey)
 	_, err = a.Issue(t.Context(), Call{Caller: root}, issueRequest())
 	wantCode(t, err, capability.CodeUnavailable)
+	clock.move(time.Second) // the one that takes its place has been published
+	if _, epoch := issue(); epoch != 3 {
+		t.Errorf("after the newest epoch was revoked: epoch %d", epoch)
+	}
 }
 
 // TestExpiryForgets: what has ended goes, by a command, and what it takes along.
