@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 // Environment variables that FromEnv reads.
@@ -40,6 +41,7 @@ const (
 	EnvFingerprint = "WRIT_CA_FINGERPRINT" // SHA-256 of the CA certificate, hex
 	EnvTokenFile   = "WRIT_TOKEN_FILE"     // file that holds the credential
 	EnvToken       = "WRIT_TOKEN"          // the credential itself
+	EnvKeyFile     = "WRIT_KEY_FILE"       // file that holds the key which the credential names
 )
 
 // DefaultPort is the API's port, taken where an address names none.
@@ -76,6 +78,12 @@ type Config struct {
 	TokenFile string
 	// TokenSource returns the credential's text form. It is called for every call.
 	TokenSource func(ctx context.Context) (string, error)
+
+	// Prover proves possession of the key that the credential names, where it
+	// has a holder caveat: a *pop.Key, or a *pop.Session of one. nil: none. KeyFile is
+	// a file with the key instead (pop.WriteKeyFile), read once.
+	Prover  pop.Signer
+	KeyFile string
 
 	// Timeout bounds one attempt at one node. 0: 10 s.
 	Timeout time.Duration
@@ -163,9 +171,21 @@ func New(cfg Config) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.KeyFile != "" {
+		if cfg.Prover != nil {
+			return nil, fmt.Errorf("%w: both Prover and KeyFile", ErrConfig)
+		}
+		if c.cfg.Prover, err = pop.ReadKeyFile(cfg.KeyFile); err != nil {
+			return nil, fmt.Errorf("%w: key: %w", ErrConfig, err)
+		}
+	}
 	for i := range c.lanes {
+		var transport http.RoundTripper = newTransport(pin, c.cfg.Now, cfg.DialContext)
+		if c.cfg.Prover != nil {
+			transport = &pop.Transport{Signer: c.cfg.Prover, Base: transport}
+		}
 		c.lanes[i] = &http.Client{
-			Transport:     newTransport(pin, c.cfg.Now, cfg.DialContext),
+			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
@@ -173,7 +193,7 @@ func New(cfg Config) (*Client, error) {
 }
 
 // FromEnv is New with what the environment says: WRIT_ADDR,
-// WRIT_CA_FINGERPRINT, and WRIT_TOKEN_FILE or WRIT_TOKEN.
+// WRIT_CA_FINGERPRINT, WRIT_TOKEN_FILE or WRIT_TOKEN, and WRIT_KEY_FILE.
 func FromEnv() (*Client, error) {
 	cfg, err := ConfigFromEnv(os.Getenv)
 	if err != nil {
@@ -185,7 +205,7 @@ func FromEnv() (*Client, error) {
 // ConfigFromEnv reads the environment through getenv. WRIT_TOKEN_FILE wins over
 // WRIT_TOKEN. Errors wrap ErrConfig.
 func ConfigFromEnv(getenv func(string) string) (Config, error) {
-	cfg := Config{CAFingerprint: getenv(EnvFingerprint)}
+	cfg := Config{CAFingerprint: getenv(EnvFingerprint), KeyFile: getenv(EnvKeyFile)}
 	cfg.Addrs = strings.FieldsFunc(getenv(EnvAddr), func(r rune) bool { return r == ',' || r == ' ' })
 	if len(cfg.Addrs) == 0 {
 		return Config{}, fmt.Errorf("%w: %s is not set", ErrConfig, EnvAddr)

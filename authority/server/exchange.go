@@ -18,6 +18,7 @@ import (
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 const (
@@ -34,6 +35,7 @@ type exchange struct {
 	query url.Values
 	set   []byte // the credential's token set, its MAC verified; nil: none came
 	token *capability.Token
+	proof capability.HolderProof // what came of key possession
 	body  []byte
 	call  authority.Call // Caller once the credential was cleared
 }
@@ -93,7 +95,9 @@ func (s *Server) serve(rt *route) http.Handler {
 		x := &exchange{s: s, w: w, r: r, route: rt}
 		status := http.StatusOK
 		if err := x.run(); err != nil {
-			status = refuse(err).status
+			if status = refuse(err).status; status == http.StatusUnauthorized {
+				s.proofs.Answer(w.Header(), status, x.proof)
+			}
 			s.writeProblem(w, r, rt.name(), x.call.Name, err)
 		} else if rt.status != 0 {
 			status = rt.status
@@ -172,7 +176,7 @@ func (x *exchange) authenticate() error {
 		return errTwoCredentials
 	}
 	scheme, text, ok := strings.Cut(values[0], " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") {
+	if !ok || !strings.EqualFold(scheme, "Bearer") && !strings.EqualFold(scheme, pop.Header) {
 		return errNoCredential
 	}
 	token, err := capability.Parse(text)
@@ -201,8 +205,16 @@ func (x *exchange) authenticate() error {
 	if _, err := x.s.verifier.Authenticate(x.ctx(), set, nil); err != nil {
 		return credentialRefusal(err)
 	}
-	x.set, x.token = set, token
+	x.set, x.token, x.proof = set, token, x.s.proofs.HTTP(x.r, text)
 	return nil
+}
+
+// request is what the credential is judged against.
+func (x *exchange) request(action string, resource []string) *capability.Request {
+	return &capability.Request{
+		Now: x.s.cfg.Now(), Service: api.AdminAudience, Action: action, Resource: resource,
+		Client: remote(x.r), Holder: x.proof, Context: pop.Facts(x.proof),
+	}
 }
 
 // clear verifies the credential against an action on every one of the
@@ -214,12 +226,11 @@ func (x *exchange) clear(action string, resources ...[]string) error {
 	g := x.s.grants.Get().(*capability.Grant)
 	defer x.s.grants.Put(g)
 	for i, res := range resources {
-		req := capability.Request{Now: x.s.cfg.Now(), Service: api.AdminAudience, Action: action, Resource: res, Client: remote(x.r)}
 		verify := x.s.verifier.Verify
 		if i > 0 {
 			verify = x.s.verifier.DryRun
 		}
-		if err := verify(x.ctx(), g, x.set, &req); err != nil {
+		if err := verify(x.ctx(), g, x.set, x.request(action, res)); err != nil {
 			return credentialRefusal(err)
 		}
 	}

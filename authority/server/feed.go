@@ -98,8 +98,7 @@ func (x *exchange) recheck(ctx context.Context, end context.CancelFunc, access r
 			return
 		}
 		for _, res := range access {
-			req := capability.Request{Now: x.s.cfg.Now(), Service: api.AdminAudience, Action: "feed", Resource: res, Client: remote(x.r)}
-			err := x.s.verifier.DryRun(ctx, g, x.set, &req)
+			err := x.s.verifier.DryRun(ctx, g, x.set, x.request("feed", res))
 			if err == nil || ctx.Err() != nil || errors.Is(err, capability.CodeStaleRevocations) || errors.Is(err, capability.CodeUnavailable) {
 				// A node that cannot decide gives no pongs either.
 				continue

@@ -71,6 +71,9 @@ func credentialRefusal(err error) *refusal {
 		capability.CodeHolderProof, capability.CodeReplayed, capability.CodeDischargeRequired, capability.CodeDischargeInvalid:
 		r.status, r.challenge = http.StatusUnauthorized, "invalid_token"
 		r.detail = "the credential is not accepted"
+		if r.code == capability.CodeHolderProof {
+			r.hint = "it names a key that the call must prove: --key-file, or WRIT_KEY_FILE"
+		}
 		if r.code == capability.CodeUnknownKey || r.code == capability.CodeBadSignature {
 			r.hint = "it must be a capability of this authority's audience writ"
 		}
@@ -174,9 +177,9 @@ func (s *Server) writeProblem(w http.ResponseWriter, req *http.Request, route, c
 	switch r.challenge {
 	case "":
 	case "-":
-		h.Set("WWW-Authenticate", `Bearer realm="writ"`)
+		h.Add("WWW-Authenticate", `Bearer realm="writ"`)
 	default:
-		h.Set("WWW-Authenticate", `Bearer realm="writ", error="`+r.challenge+`"`)
+		h.Add("WWW-Authenticate", `Bearer realm="writ", error="`+r.challenge+`"`)
 	}
 	if r.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(r.retry))

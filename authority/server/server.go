@@ -33,6 +33,7 @@ import (
 
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 // Config configures a Server.
@@ -75,6 +76,7 @@ const (
 	idleTimeout       = 2 * time.Minute
 	feedWriteTimeout  = 10 * time.Second // a consumer that takes nothing for as long is cut
 	recheckEvery      = time.Second      // a feed's credential is verified again
+	maxProofs         = 1 << 17          // of possession, remembered against replay at a time
 )
 
 func orInt(v *int, def int) {
@@ -106,6 +108,7 @@ type Server struct {
 	a        *authority.Authority
 	log      *slog.Logger
 	verifier *capability.Verifier
+	proofs   *pop.Verifier
 	mux      *http.ServeMux
 	lanes    [lanesCount]lane
 	joins    *limiter
@@ -145,6 +148,12 @@ func New(cfg Config) (*Server, error) {
 	}
 	if s.verifier == nil {
 		return nil, errors.New("server: the authority has no verifier")
+	}
+	// A credential of the audience writ is sent to nodes of this cluster alone,
+	// under any address that they have: Host says which.
+	var err error
+	if s.proofs, err = pop.New(pop.Config{UnsafeTrustHost: true, RefuseCertificates: true, MaxReplays: maxProofs, Now: cfg.Now}); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
 	}
 	s.feeds, s.endFeeds = context.WithCancel(context.Background())
 	s.lanes = newLanes(&cfg.Limits)

@@ -108,6 +108,15 @@ func (p *proof) Facts() capability.Fields {
 	return p.facts[:]
 }
 
+// Facts are what a service that calls a verifier of tokens itself adds to the
+// context of the request with this evidence. A guard does it by itself.
+func Facts(p capability.HolderProof) capability.Fields {
+	if own, ok := p.(*proof); ok {
+		return own.Facts()
+	}
+	return nil
+}
+
 // Prove implements capability.HolderProof.
 func (p *proof) Prove(_ context.Context, key capability.HolderKey) error {
 	p.mu.Lock()

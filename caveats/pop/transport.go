@@ -139,3 +139,10 @@ func (j *nonceJar) put(at, nonce string) {
 	}
 	j.nonces[at] = nonce
 }
+
+// CloseIdleConnections closes those of Base, for http.Client.CloseIdleConnections.
+func (t *Transport) CloseIdleConnections() {
+	if c, ok := t.Base.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
