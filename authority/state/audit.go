@@ -1,6 +1,9 @@
 package state
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 
 	"github.com/writ-dev/writ/authority/audit"
@@ -47,6 +50,13 @@ type auditRecord struct {
 	Keyless    bool            `json:"keyless,omitempty"`
 	Expired    *expiredCounts  `json:"expired,omitempty"`
 	Detail     string          `json:"detail,omitempty"`
+
+	// Of attestation.
+	Policy        string          `json:"policy,omitempty"`
+	PolicyVersion uint64          `json:"policy_version,omitempty"`
+	Posture       json.RawMessage `json:"posture,omitempty"`
+	Evidence      json.RawMessage `json:"evidence,omitempty"`
+	Document      string          `json:"document,omitempty"` // SHA-256 of a policy, or of a bundle of roots
 }
 
 type expiredCounts struct {
@@ -69,7 +79,27 @@ func (a *applier) audit(h *Header, r auditRecord) {
 	}
 	r.ReachedAll = len(r.Reached)
 	r.Reached = r.Reached[:min(len(r.Reached), maxReached)]
-	b := mustJSON(&r)
+	b := auditJSON(&r)
+	if len(b) > audit.MaxRecord {
+		// Every field is bounded, so this is for one that somebody adds: a
+		// record that the trail refuses would stop every node.
+		sum := sha256.Sum256(b)
+		b = auditJSON(&auditRecord{
+			Version: r.Version, Index: r.Index, At: r.At, Action: r.Action, Actor: r.Actor, ActorToken: r.ActorToken,
+			Token: r.Token, Detail: "too large to record; SHA-256 " + hex.EncodeToString(sum[:]),
+		})
+	}
 	a.edge.Append(audit.RecordHash(b))
 	a.records = append(a.records, b)
+}
+
+// auditJSON encodes a record without escaping for HTML, which makes one byte six.
+func auditJSON(r *auditRecord) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(r); err != nil {
+		panic("state: encoding: " + err.Error())
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

@@ -57,10 +57,11 @@ func newBody(k Kind) any {
 	case KindReincarnate:
 		return new(Reincarnate)
 	}
-	return nil
+	return newAttestBody(k)
 }
 
 // EncodeCommand encodes one command; body is a pointer to the struct of h.Kind.
+// What it returns, DecodeCommand reads. Errors: ErrUnknownCommand.
 func EncodeCommand(h Header, body any) ([]byte, error) {
 	if want := newBody(h.Kind); want == nil || fmt.Sprintf("%T", want) != fmt.Sprintf("%T", body) {
 		return nil, fmt.Errorf("%w: kind %d with a body of %T", ErrUnknownCommand, h.Kind, body)
@@ -76,7 +77,13 @@ func EncodeCommand(h Header, body any) ([]byte, error) {
 	b := make([]byte, 0, 2+binary.MaxVarintLen32+len(hj)+len(bj))
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Kind))
 	b = binary.AppendUvarint(b, uint64(len(hj)))
-	return append(append(b, hj...), bj...), nil
+	b = append(append(b, hj...), bj...)
+	// What a node could not read would stop every node, again at each start:
+	// text that is no UTF-8, for one, does not come back as it was.
+	if _, _, err := DecodeCommand(b); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // EncodeEntry makes a log entry of commands that EncodeCommand encoded: at

@@ -31,6 +31,7 @@ func (a *applier) expire(h *Header, b *Expire) (*ExpireResult, error) {
 			r.Services++
 		}
 	}
+	a.expireChallenges(b.T)
 	keys := a.expireKeys(b.T)
 	if r != (ExpireResult{}) || keys {
 		a.audit(h, auditRecord{

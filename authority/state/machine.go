@@ -185,15 +185,21 @@ func (a *applier) entry(e raftstore.Entry) []Result {
 		}
 		results[i].Value, results[i].Err = a.command(&h, body)
 	}
+	a.flushAudit()
+	a.meta.Applied = e.Index
+	a.events.through = e.Index
+	a.hashes.add(e.Index, a.stateHash())
+	return results
+}
+
+// flushAudit hands the entry's records to the trail.
+func (a *applier) flushAudit() {
 	if len(a.records) > 0 && a.sink != nil {
 		if err := a.sink.Append(a.index, a.records...); err != nil {
 			panic(fmt.Errorf("audit trail: %w", err))
 		}
 	}
-	a.meta.Applied = e.Index
-	a.events.through = e.Index
-	a.hashes.add(e.Index, a.stateHash())
-	return results
+	a.records = a.records[:0]
 }
 
 // command applies one command. Every handler decides first and writes then, so
@@ -254,6 +260,9 @@ func (a *applier) dispatch(h *Header, body any) (any, error) {
 		return nil, a.checkHash(b)
 	case *Reincarnate:
 		return nil, a.reincarnate(h, b)
+	}
+	if value, ok, err := a.dispatchAttest(h, body); ok {
+		return value, err
 	}
 	panic(fmt.Errorf("%w: %T", ErrUnknownCommand, body))
 }
@@ -342,6 +351,8 @@ func (a *applier) reincarnate(h *Header, b *Reincarnate) error {
 	if h.Actor.Name != SystemActor || b.Incarnation <= a.meta.Incarnation || b.Origin == "" || b.Origin == a.meta.Origin {
 		return refuse(api.CodeInvalid, "an incarnation rises and has an origin of its own")
 	}
+	// What came before in this entry belongs to the trail that ends here.
+	a.flushAudit()
 	previous := audit.Checkpoint{Origin: a.meta.Origin, Size: a.edge.Size(), Root: a.edge.Root()}
 	a.meta.Incarnation, a.meta.Origin = b.Incarnation, b.Origin
 	a.edge = audit.Edge{}

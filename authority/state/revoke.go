@@ -256,6 +256,8 @@ func (a *applier) revoke(h *Header, b *Revoke) (*RevokeResult, error) {
 		a.endEpoch(h, b.Epoch)
 	case api.RevokeAudience:
 		a.endGenerations(h, b.Audience)
+	case api.RevokeDevice:
+		a.endDevice(h, b)
 	}
 	reached := a.reach(h, &rec)
 	a.audit(h, auditRecord{

@@ -21,15 +21,22 @@ import (
 // this version does not know.
 var ErrSnapshot = errors.New("state: unreadable snapshot")
 
-// The format of a snapshot: the line snapshotMagic, then for each bucket in
-// their fixed order its records (length of the key plus 1, key, length of the
+// The format of a snapshot: a line that names its version, then for each bucket
+// in their fixed order its records (length of the key plus 1, key, length of the
 // value, value; lengths as uvarints) and a 0; then SHA-256 of all before.
 const (
-	snapshotMagic = "writ state snapshot 1\n"
+	snapshotMagic = "writ state snapshot 2\n"
 	maxKey        = 1 << 10
 	maxValue      = 1 << 20
 	restoreTx     = 1 << 14 // records that one transaction of a restore writes
 )
+
+// snapshotBuckets is how many of the buckets a version holds, by the line that
+// names it: a version adds buckets at the end.
+var snapshotBuckets = map[string]int{
+	"writ state snapshot 1\n": 12, // up to generations
+	snapshotMagic:             13, // and attest
+}
 
 // snapshot is a state as it was: a read transaction of the state file.
 type snapshot struct {
@@ -155,10 +162,11 @@ func readSnapshot(db *bolt.DB, from io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if string(magic) != snapshotMagic {
+	count, ok := snapshotBuckets[string(magic)]
+	if !ok {
 		return fmt.Errorf("%w: another format", ErrSnapshot)
 	}
-	for _, name := range buckets {
+	for _, name := range buckets[:count] {
 		for more := true; more; {
 			err := db.Update(func(tx *bolt.Tx) error {
 				more, err = readRecords(tx.Bucket(name), r)
@@ -300,6 +308,8 @@ func (m *memory) loadRecord(bucket, k, v []byte) error {
 			return err
 		}
 		m.generations[string(k)] = r
+	case string(bucketAttest):
+		return loadAttest(k, v)
 	}
 	return nil
 }

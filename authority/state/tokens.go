@@ -83,7 +83,7 @@ func newResult(k Kind) any {
 	case KindAddService:
 		return new(ServiceRecord)
 	}
-	return nil
+	return newAttestResult(k)
 }
 
 // remember keeps the result of a request. A token's record is its own memory.
