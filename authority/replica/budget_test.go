@@ -244,9 +244,16 @@ func TestRecallEmptiesTheBlock(t *testing.T) {
 	}
 	r.leases.recall("no such lease")
 	r.leases.recall(fmt.Sprintf("%032x", 1))
-	r.closeLeases(t)
+	if n := r.held(); n != 0 {
+		t.Errorf("%d calls in the block after a recall", n)
+	}
+	other := lessee(t, b, LeaseConfig{Want: 1000})
+	r.leases.wg.Wait()
 	if b.remaining() != 99 {
 		t.Errorf("%d calls left at the authority, not 99", b.remaining())
+	}
+	if n := spendAll(t, other, b, 2) + spendAll(t, r, b, 2); n != 99 {
+		t.Errorf("%d calls went through after one of 100, not 99", n)
 	}
 }
 

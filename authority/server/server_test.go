@@ -223,6 +223,17 @@ func TestScope(t *testing.T) {
 	r.refused(r.do("GET", "/v1/keys?audience=corp", issuer.Text(), ""), 403, capability.CodeActionDenied)
 	r.refused(r.do("GET", "/v1/tokens", issuer.Text(), ""), 403, capability.CodeActionDenied)
 
+	reader, err := root.Attenuate("action keys feed", "resource audiences/corp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := r.do("GET", "/v1/keys?audience=corp", reader.Text(), ""); a.status != 200 {
+		t.Errorf("keys of corp: %d %s", a.status, a.body)
+	}
+	for _, path := range []string{"/v1/keys?audience=corp&audience=other", "/v1/keys?audience=other&audience=corp", "/v1/feed?audience=corp&audience=other"} {
+		r.refused(r.do("GET", path, reader.Text(), ""), 403, capability.CodeResourceDenied)
+	}
+
 	// A service has its own audience, and not another's; two audiences at once
 	// need both.
 	files, err := r.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
@@ -481,7 +492,22 @@ func TestFeedEnds(t *testing.T) {
 	}
 	wg.Wait() // the streams end by themselves
 
-	body, status := open(n.RootToken)
+	// So does that of a credential which a caveat ends.
+	root, err := capability.Parse(n.RootToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	brief, err := root.Attenuate("time-before " + time.Now().Add(2*time.Second).UTC().Format(time.RFC3339Nano))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, status := open(brief.Text())
+	if status != 200 {
+		t.Fatalf("feed: %d", status)
+	}
+	io.Copy(io.Discard, body)
+
+	body, status = open(n.RootToken)
 	if status != 200 {
 		t.Fatalf("feed: %d", status)
 	}
