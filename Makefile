@@ -8,7 +8,7 @@ BENCHTIME ?= 300ms
 COUNT     ?= 6
 FUZZTIME  ?= 20s
 TOOLS     := .ci/tools/go.mod
-DEBIAN    := gcc libc6-dev python3 python3-pymacaroons
+DEBIAN    := gcc libc6-dev python3 python3-pymacaroons swtpm swtpm-tools tpm2-tools
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build test lint bench fuzz cover setup
