@@ -20,7 +20,7 @@ func testConfig(t testing.TB) Config {
 	dir := t.TempDir()
 	return Config{
 		Dir: filepath.Join(dir, "data"), NodeID: "n1", KeyFile: filepath.Join(dir, "key"), Bootstrap: true,
-		Bound: 200 * time.Millisecond, OnFatal: func(err error) { t.Errorf("fatal: %v", err) },
+		Bound: time.Second, OnFatal: func(err error) { t.Errorf("fatal: %v", err) },
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 const (
 	DefaultBound       = 5 * time.Second
 	DefaultRotateEvery = 24 * time.Hour
+	// An entry holds up to 256 changes.
+	DefaultSnapshotThreshold = 4096
 )
 
 // Config says how to open a node. Dir, NodeID and KeyFile are required.
@@ -49,8 +51,8 @@ type Config struct {
 	// Dischargers are the dischargers for which third-party caveats are made.
 	Dischargers []Discharger
 
-	// SnapshotThreshold is how many log entries come between snapshots. 0:
-	// raftstore's default.
+	// SnapshotThreshold is how many log entries come between snapshots, and so
+	// how many a start replays. 0: DefaultSnapshotThreshold.
 	SnapshotThreshold uint64
 
 	// Hosts are the DNS names and IP addresses of the node's TLS certificate,

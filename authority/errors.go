@@ -78,6 +78,8 @@ func serviceError(err error) error {
 		return &Error{Code: capability.CodeUnavailable, Detail: "the node is shutting down; nothing was done", Err: err}
 	case errors.Is(err, raftstore.ErrTooLarge):
 		return &Error{Code: api.CodeInvalid, Detail: "the request is too large", Err: err}
+	case errors.Is(err, state.ErrUnknownCommand):
+		return &Error{Code: api.CodeInvalid, Detail: "the request holds text that is not UTF-8", Err: err}
 	case errors.Is(err, state.ErrStamp):
 		return &Error{Code: api.CodeOverloaded, Detail: "the clock is behind the cluster's; nothing was done", Err: err}
 	case errors.Is(err, state.ErrTooOld):

@@ -78,7 +78,7 @@ func TestPongComesAfterWhatWasAcknowledged(t *testing.T) {
 	svc := joined(t, a, root, &api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
 	l := listen(t, a, svc, FeedRequest{Audiences: []string{"corp"}, Registered: true})
 	hello := l.next(t)
-	if hello.Hello == nil || hello.Hello.Bound != 200 || hello.At.Incarnation != 1 {
+	if hello.Hello == nil || hello.Hello.Bound != 1000 || hello.At.Incarnation != 1 {
 		t.Fatalf("%+v", hello)
 	}
 	l.upTo(t, endOfSnapshot)

@@ -81,6 +81,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.SnapshotThreshold == 0 {
+		cfg.SnapshotThreshold = DefaultSnapshotThreshold
+	}
 	switch {
 	case cfg.Dir == "" || cfg.KeyFile == "":
 		return wrong("Dir and KeyFile are required")

@@ -263,7 +263,7 @@ func TestRotation(t *testing.T) {
 	if err != nil || gen != 1 {
 		t.Fatal(gen, err)
 	}
-	clock.move(time.Second)
+	clock.move(3 * time.Second)
 	rekeyed, _ := issue()
 	in, err := parse(t, rekeyed.Token).Inspect()
 	if err != nil || in.Identifier.Generation != 1 {
@@ -275,7 +275,7 @@ func TestRotation(t *testing.T) {
 	wantCode(t, verify(rekeyed.Token), capability.CodeUnknownKey)
 	_, err = a.Issue(t.Context(), Call{Caller: root}, issueRequest())
 	wantCode(t, err, capability.CodeUnavailable)
-	clock.move(time.Second) // the one that takes its place has been published
+	clock.move(3 * time.Second) // the one that takes its place has been published
 	if _, epoch := issue(); epoch != 3 {
 		t.Errorf("after the newest epoch was revoked: epoch %d", epoch)
 	}

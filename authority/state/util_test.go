@@ -31,7 +31,7 @@ func (s *trail) Open(origin string, edge audit.Edge) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.origin != origin {
-		s.origin, s.edge, s.records = origin, audit.Edge{}, nil
+		s.origin, s.edge, s.records, s.last = origin, audit.Edge{}, nil, 0
 	}
 	if edge.Size() > s.edge.Size() {
 		return audit.ErrBehind
