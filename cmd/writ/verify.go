@@ -157,7 +157,11 @@ func (a *app) verifier(ctx context.Context, c *client.Client, o *verifyOptions, 
 		Leases: replica.LeaseConfig{Want: 1},
 	})
 	if err != nil {
-		return nil, nil, fail("audience "+audience, err)
+		err = fail("audience "+audience, err)
+		if f, ok := errors.AsType[*failure](err); ok && !o.keyless && (f.Code == string(capability.CodeActionDenied) || f.Code == string(capability.CodeResourceDenied)) {
+			f.Hint = "a credential that may not have the audience's keys may still verify with --keyless"
+		}
+		return nil, nil, err
 	}
 	v, err := r.Verifier(checker)
 	if err != nil {
