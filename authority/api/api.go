@@ -36,6 +36,10 @@
 //	GET  /v1/audit/inclusion         read     audit/proofs
 //	GET  /v1/audit/consistency       read     audit/proofs
 //	GET  /v1/status                  read     status
+//	POST /oauth/token                derive   audiences/AUD/tokens (RFC 8693, a face of derive)
+//	POST /oauth/introspect           verify   audiences/AUD (RFC 7662, for one call)
+//	POST /oauth/revoke               (the token in the form is the authorization; RFC 7009)
+//	GET  /.well-known/oauth-authorization-server (anyone; RFC 8414)
 //	GET  /v1/openapi.json            (anyone)
 //	/livez /readyz /metrics          (anyone; metrics can be moved to another listener)
 package api

@@ -111,7 +111,7 @@ func (s *Server) serve(rt *route) http.Handler {
 }
 
 func (x *exchange) run() error {
-	if x.route.raw != nil {
+	if x.route.raw != nil { // probes, and what anyone may know
 		return x.route.raw(x)
 	}
 	if err := x.authenticate(); err != nil {

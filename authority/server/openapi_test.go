@@ -107,7 +107,11 @@ func (b *builder) operation(rt *route) object {
 		op["parameters"] = params
 	}
 	if rt.request != nil {
-		op["requestBody"] = object{"required": true, "content": object{"application/json": object{"schema": b.schema(rt.request)}}}
+		media := "application/json"
+		if rt.contentType != "" {
+			media = rt.contentType
+		}
+		op["requestBody"] = object{"required": true, "content": object{media: object{"schema": b.schema(rt.request)}}}
 	}
 	status, ok := 200, object{"description": "Success"}
 	if rt.status != 0 {
@@ -116,7 +120,7 @@ func (b *builder) operation(rt *route) object {
 	switch {
 	case rt.response != nil:
 		media := "application/json"
-		if rt.contentType != "" {
+		if rt.contentType != "" && rt.request == nil {
 			media = rt.contentType
 		}
 		ok["content"] = object{media: object{"schema": b.schema(rt.response)}}
@@ -205,14 +209,18 @@ func (b *builder) fields(t reflect.Type, props object, required *[]any) {
 // changes reports whether a retry needs a request id.
 func (rt *route) changes() bool {
 	return rt.method == "DELETE" || rt.method == "POST" && rt.response != reflect.TypeFor[struct{}]() &&
-		!slices.Contains([]string{"registered", "verify"}, rt.id)
+		!slices.Contains([]string{"registered", "verify", "oauthIntrospect"}, rt.id)
 }
 
 // readDocs reads the comments of package api's types and fields.
 func readDocs(t *testing.T) map[string]string {
-	file, err := parser.ParseFile(token.NewFileSet(), "../api/api.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"../api/api.go", "../api/oauth.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
 	docs := map[string]string{}
 	clean := func(g ...*ast.CommentGroup) string {
@@ -223,7 +231,7 @@ func readDocs(t *testing.T) map[string]string {
 		}
 		return ""
 	}
-	for _, d := range file.Decls {
+	for _, d := range decls {
 		g, ok := d.(*ast.GenDecl)
 		if !ok {
 			continue

@@ -62,7 +62,11 @@ func withBody[Req, Resp any](action string, access func(*exchange, *Req) (resour
 		request: reflect.TypeFor[Req](), response: reflect.TypeFor[Resp](),
 		handle: func(x *exchange) (any, error) {
 			req := new(Req)
-			if err := x.decode(req); err != nil {
+			decode := x.decode
+			if x.route.contentType == formType {
+				decode = x.decodeForm
+			}
+			if err := decode(req); err != nil {
 				return nil, err
 			}
 			if access != nil {
@@ -219,6 +223,18 @@ func routes() []*route {
 			endpoint: withoutBody("read", on("audit", "proofs"), auditConsistency)},
 		{method: get, pattern: "/v1/status", id: "status", summary: "Show what this node says of itself",
 			action: "read", access: "status", endpoint: withoutBody("read", on("status"), status)},
+
+		{method: get, pattern: "/.well-known/oauth-authorization-server", id: "oauthMetadata", summary: "OAuth's endpoints (RFC 8414)",
+			access: "anyone", lane: laneFree, anonymous: true, endpoint: endpoint{response: reflect.TypeFor[api.OAuthMetadata]()}, raw: oauthMetadata},
+		{method: post, pattern: "/oauth/token", id: "oauthToken", summary: "Exchange a token for one of another audience (RFC 8693): derivation",
+			action: "derive", access: "audiences/AUD/tokens", lane: laneIssues, contentType: formType,
+			endpoint: withBody("derive", exchangeAccess, exchangeToken)},
+		{method: post, pattern: "/oauth/introspect", id: "oauthIntrospect", summary: "Ask whether a token allows a call (RFC 7662)",
+			action: "verify", access: "audiences/AUD", lane: laneLeases, contentType: formType,
+			endpoint: withBody[api.IntrospectRequest]("", nil, introspect)},
+		{method: post, pattern: "/oauth/revoke", id: "oauthRevoke", summary: "Revoke the branch of the token in the form (RFC 7009)",
+			access: "the token in the form is the authorization", lane: laneRevocations, anonymous: true, contentType: formType,
+			endpoint: withBody[api.OAuthRevokeRequest]("", nil, oauthRevoke)},
 
 		{method: get, pattern: "/v1/openapi.json", id: "openapi", summary: "This document", access: "anyone", lane: laneFree, anonymous: true, raw: openapi},
 		{method: get, pattern: "/livez", id: "livez", summary: "Say that the process runs", access: "anyone", lane: laneFree, anonymous: true, raw: livez},
