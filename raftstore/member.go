@@ -90,10 +90,6 @@ func (s *Store) askStatus(ctx context.Context, server raft.Server, commit uint64
 	m.Lag = commit - min(commit, st.Applied)
 }
 
-// changeAttempts is how often a change of membership is decided again because
-// another came in between.
-const changeAttempts = 3
-
 // AddNonvoter adds a node that gets the log and counts for no majority, or
 // changes the address of one. Only the leader can: ErrNotLeader elsewhere, as of
 // all changes. An id belongs to one node for good: one that was removed must
@@ -102,8 +98,8 @@ func (s *Store) AddNonvoter(ctx context.Context, id, address string) error {
 	if id == "" || address == "" {
 		return fmt.Errorf("%w: a member needs an id and an address", ErrConfig)
 	}
-	return s.change(ctx, func(_ []raft.Server, index uint64) (raft.IndexFuture, error) {
-		return s.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(address), index, 0), nil
+	return s.change(ctx, func([]raft.Server) (raft.IndexFuture, error) {
+		return s.raft.AddNonvoter(raft.ServerID(id), raft.ServerAddress(address), 0, 0), nil
 	})
 }
 
@@ -114,19 +110,19 @@ func (s *Store) AddVoter(ctx context.Context, id, address string, force bool) er
 	if id == "" || address == "" {
 		return fmt.Errorf("%w: a member needs an id and an address", ErrConfig)
 	}
-	return s.change(ctx, func(servers []raft.Server, index uint64) (raft.IndexFuture, error) {
+	return s.change(ctx, func(servers []raft.Server) (raft.IndexFuture, error) {
 		server := raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(address)}
 		if err := s.checkQuorum(ctx, append(without(servers, id), server), force); err != nil {
 			return nil, err
 		}
-		return s.raft.AddVoter(server.ID, server.Address, index, 0), nil
+		return s.raft.AddVoter(server.ID, server.Address, 0, 0), nil
 	})
 }
 
 // Promote makes a non-voter a voter. Refused with ErrLagging while it does not
 // answer or is far behind, and like AddVoter, unless forced.
 func (s *Store) Promote(ctx context.Context, id string, force bool) error {
-	return s.change(ctx, func(servers []raft.Server, index uint64) (raft.IndexFuture, error) {
+	return s.change(ctx, func(servers []raft.Server) (raft.IndexFuture, error) {
 		server, ok := s.server(id)
 		if !ok {
 			return nil, fmt.Errorf("%w: %q", ErrUnknownMember, id)
@@ -146,7 +142,7 @@ func (s *Store) Promote(ctx context.Context, id string, force bool) error {
 		if err := s.checkQuorum(ctx, append(without(servers, id), server), force); err != nil {
 			return nil, err
 		}
-		return s.raft.AddVoter(server.ID, server.Address, index, 0), nil
+		return s.raft.AddVoter(server.ID, server.Address, 0, 0), nil
 	})
 }
 
@@ -155,8 +151,8 @@ func (s *Store) Promote(ctx context.Context, id string, force bool) error {
 // unless forced. A leader hands over first and answers ErrNotLeader: ask the
 // next.
 func (s *Store) Demote(ctx context.Context, id string, force bool) error {
-	return s.drop(ctx, id, force, func(index uint64) raft.IndexFuture {
-		return s.raft.DemoteVoter(raft.ServerID(id), index, 0)
+	return s.drop(ctx, id, force, func() raft.IndexFuture {
+		return s.raft.DemoteVoter(raft.ServerID(id), 0, 0)
 	})
 }
 
@@ -165,8 +161,8 @@ func (s *Store) Demote(ctx context.Context, id string, force bool) error {
 func (s *Store) Remove(ctx context.Context, id string, force bool) error {
 	server, _ := s.server(id)
 	var removal raft.IndexFuture
-	err := s.drop(ctx, id, force, func(index uint64) raft.IndexFuture {
-		removal = s.raft.RemoveServer(raft.ServerID(id), index, 0)
+	err := s.drop(ctx, id, force, func() raft.IndexFuture {
+		removal = s.raft.RemoveServer(raft.ServerID(id), 0, 0)
 		return removal
 	})
 	if err == nil {
@@ -180,28 +176,28 @@ func (s *Store) SetAddress(ctx context.Context, id, address string) error {
 	if address == "" {
 		return fmt.Errorf("%w: no address", ErrConfig)
 	}
-	return s.change(ctx, func(_ []raft.Server, index uint64) (raft.IndexFuture, error) {
+	return s.change(ctx, func([]raft.Server) (raft.IndexFuture, error) {
 		server, ok := s.server(id)
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("%w: %q", ErrUnknownMember, id)
 		case server.Suffrage == raft.Voter:
-			return s.raft.AddVoter(server.ID, raft.ServerAddress(address), index, 0), nil
+			return s.raft.AddVoter(server.ID, raft.ServerAddress(address), 0, 0), nil
 		default:
-			return s.raft.AddNonvoter(server.ID, raft.ServerAddress(address), index, 0), nil
+			return s.raft.AddNonvoter(server.ID, raft.ServerAddress(address), 0, 0), nil
 		}
 	})
 }
 
 // drop takes a node's vote away, or the node.
-func (s *Store) drop(ctx context.Context, id string, force bool, do func(index uint64) raft.IndexFuture) error {
-	return s.change(ctx, func(servers []raft.Server, index uint64) (raft.IndexFuture, error) {
+func (s *Store) drop(ctx context.Context, id string, force bool, do func() raft.IndexFuture) error {
+	return s.change(ctx, func(servers []raft.Server) (raft.IndexFuture, error) {
 		server, ok := s.server(id)
 		if !ok {
 			return nil, fmt.Errorf("%w: %q", ErrUnknownMember, id)
 		}
 		if server.Suffrage != raft.Voter {
-			return do(index), nil
+			return do(), nil
 		}
 		left := without(servers, id)
 		if voters(left) == 0 {
@@ -216,42 +212,46 @@ func (s *Store) drop(ctx context.Context, id string, force bool, do func(index u
 			}
 			return nil, fmt.Errorf("%w any more: the next has to do it", ErrNotLeader)
 		}
-		return do(index), nil
+		return do(), nil
 	})
 }
 
-// change decides, and makes, one change of the configuration. It fails rather
-// than build on a configuration other than the one that decide was given.
-func (s *Store) change(ctx context.Context, decide func(servers []raft.Server, index uint64) (raft.IndexFuture, error)) error {
-	for attempt := 1; ; attempt++ {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := s.refuse(); err != nil {
-			return err
-		}
-		f := s.raft.GetConfiguration()
-		future, err := decide(f.Configuration().Servers, f.Index())
+// change decides, and makes, one change of the configuration. They are made one
+// after the other, so that each is decided on what the one before has left (Raft
+// could check that, but does not tell the index of a configuration to check).
+func (s *Store) change(ctx context.Context, decide func([]raft.Server) (raft.IndexFuture, error)) error {
+	select {
+	case s.changing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.closing:
+		return s.closedError()
+	}
+	done := make(chan error, 1)
+	if err := s.refuse(); err != nil {
+		<-s.changing
+		return err
+	}
+	future, err := decide(s.servers())
+	if err != nil {
+		<-s.changing
+		return err
+	}
+	go func() {
+		err := future.Error()
+		<-s.changing
+		done <- err
+	}()
+	select {
+	case err := <-done:
 		if err != nil {
-			return err
+			return s.proposeError(err)
 		}
-		done := make(chan error, 1)
-		go func() { done <- future.Error() }()
-		select {
-		case err = <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", ErrIndeterminate, ctx.Err())
-		case <-s.fail.dead:
-			return fmt.Errorf("%w: %w", ErrIndeterminate, s.fail.cause())
-		}
-		if err == nil {
-			return nil
-		}
-		moved := s.raft.GetConfiguration().Index() != f.Index()
-		if moved && attempt < changeAttempts && s.IsLeader() {
-			continue // another change came in between
-		}
-		return s.proposeError(err)
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrIndeterminate, ctx.Err())
+	case <-s.fail.dead:
+		return fmt.Errorf("%w: %w", ErrIndeterminate, s.fail.cause())
 	}
 }
 
@@ -365,16 +365,13 @@ func (s *Store) tellRemoved(server raft.Server, configuration uint64) {
 	}
 }
 
-// answerRemoved takes the word of a peer that this node was removed, by the
-// configuration entry that it names.
+// answerRemoved takes a peer's word that this node was removed: peers are
+// authenticated, they say so only once it is committed, and an id never comes
+// back.
 func (s *Store) answerRemoved(_ context.Context, from string, request []byte) ([]byte, error) {
 	got, err := numbers(request, 1)
 	if err != nil {
 		return nil, err
-	}
-	f := s.raft.GetConfiguration()
-	if _, member := s.server(s.cfg.NodeID); member || f.Index() != got[0] {
-		return nil, fmt.Errorf("raftstore: configuration %d is not the one that %q removed this node by", f.Index(), from)
 	}
 	go s.fail.fatal(fmt.Errorf("%w: by configuration %d, says %q", ErrRemoved, got[0], from))
 	return nil, nil

@@ -36,8 +36,15 @@ func (p *patient) AppendEntries(id raft.ServerID, address raft.ServerAddress, ar
 		if heartbeat || !errors.Is(err, ErrUnreachable) || time.Since(began) > appendPatience {
 			return err
 		}
-		if r := p.raft.Load(); r != nil && r.CurrentTerm() != args.Term {
-			return err // nobody waits for it any more
+		if r := p.raft.Load(); r != nil {
+			if r.CurrentTerm() != args.Term {
+				return err // nobody waits for it any more
+			}
+			for _, server := range r.GetConfiguration().Configuration().Servers {
+				if server.ID == id {
+					address = server.Address // it may have moved
+				}
+			}
 		}
 		select {
 		case <-time.After(appendRetry):

@@ -30,6 +30,7 @@ type Store struct {
 	lead  *leadership
 
 	slots     chan struct{} // one element for each proposal under way
+	changing  chan struct{} // one element while the configuration is being changed
 	closing   chan struct{} // closed first thing in Close
 	closeOnce sync.Once
 	closeErr  error
@@ -96,11 +97,12 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 
 func newStore(cfg Config) *Store {
 	return &Store{
-		cfg:     cfg,
-		fail:    &failure{onFatal: cfg.OnFatal, dead: make(chan struct{}), opening: true},
-		lead:    newLeadership(),
-		slots:   make(chan struct{}, maxInFlight),
-		closing: make(chan struct{}),
+		cfg:      cfg,
+		fail:     &failure{onFatal: cfg.OnFatal, dead: make(chan struct{}), opening: true},
+		lead:     newLeadership(),
+		slots:    make(chan struct{}, maxInFlight),
+		changing: make(chan struct{}, 1),
+		closing:  make(chan struct{}),
 	}
 }
 
