@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -303,6 +304,75 @@ func TestProposerGivesUpCleanly(t *testing.T) {
 		wantCode(t, err, api.CodeIndeterminate)
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error("the cause is lost")
+		}
+	})
+}
+
+// TestPongWaitsForItsIndex: a ping whose quorum read vouches for more than has
+// been streamed is not answered yet.
+func TestPongWaitsForItsIndex(t *testing.T) {
+	var sent []*api.FeedEvent
+	f := &feed{
+		at:      api.Cursor{Incarnation: 1, Index: 5},
+		pending: 3,
+		pongs:   []pong{{nonce: 1, index: 6}, {nonce: 2, index: 5}, {nonce: 3, index: 7}},
+		send:    func(e *api.FeedEvent) error { sent = append(sent, e); return nil },
+	}
+	a := new(Authority)
+	for _, want := range []uint64{2, 1, 3} {
+		if err := a.sendPongs(f); err != nil || len(sent) != 1 || sent[0].Pong.Nonce != want || sent[0].At != f.at {
+			t.Fatalf("at %d: %s, %v", f.at.Index, show(sent), err)
+		}
+		sent, f.at.Index = nil, f.at.Index+1
+	}
+	if f.pending != 0 || len(f.pongs) != 0 {
+		t.Errorf("%d pending, %d kept", f.pending, len(f.pongs))
+	}
+}
+
+// TestReadBeginsAfterItsPings: who asks while a quorum read is under way is
+// served by the next, since that one may have begun before what he must see;
+// and a read that fails serves nobody.
+func TestReadBeginsAfterItsPings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var reads, served []string
+		var f *freshness
+		now := int64(0)
+		ask := func(who string) {
+			f.after(func(uint64) { served = append(served, who) })
+		}
+		f = &freshness{
+			bound: time.Second, window: 100 * time.Millisecond, asked: make(chan struct{}, 1),
+			clock: func() int64 { now++; return now }, through: func() uint64 { return 7 },
+		}
+		f.quorum = func(context.Context) (uint64, error) {
+			switch len(reads) {
+			case 0:
+				ask("during the first")
+			case 1:
+				reads = append(reads, "fails")
+				return 0, errors.New("no quorum")
+			}
+			reads = append(reads, "ok")
+			return 0, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		ask("before")
+		go f.run(ctx)
+		synctest.Wait()
+		if len(reads) != 1 || !slices.Equal(served, []string{"before"}) || f.mark.Load() != 1 {
+			t.Fatalf("after the first read: %v served, mark %d", served, f.mark.Load())
+		}
+		time.Sleep(110 * time.Millisecond)
+		synctest.Wait()
+		if len(reads) != 2 || len(served) != 1 || f.mark.Load() != 1 {
+			t.Fatalf("after a read that failed: %v served, mark %d", served, f.mark.Load())
+		}
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if len(reads) != 3 || !slices.Equal(served, []string{"before", "during the first"}) || f.mark.Load() != 3 {
+			t.Fatalf("after the third read: %v served, mark %d", served, f.mark.Load())
 		}
 	})
 }

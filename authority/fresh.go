@@ -21,8 +21,9 @@ const maxReadWindow = 250 * time.Millisecond
 // acknowledged elsewhere: the pings of replicas, and the node's own verifier.
 // One read, begun after they asked, serves all of a window.
 type freshness struct {
-	store   *raftstore.Store
-	machine *state.Machine
+	quorum  func(context.Context) (uint64, error) // raftstore's ReadIndex
+	through func() uint64                         // up to where the state machine's memory is
+	set     *revocation.Set
 	bound   time.Duration
 	window  time.Duration
 	clock   func() int64 // nanoseconds since boot, suspend included
@@ -37,7 +38,8 @@ type freshness struct {
 
 func newFreshness(store *raftstore.Store, machine *state.Machine, bound time.Duration) *freshness {
 	return &freshness{
-		store: store, machine: machine, bound: bound, window: min(maxReadWindow, bound/8), clock: bootTime,
+		quorum: store.ReadIndex, through: machine.Through, set: machine.Revocations(),
+		bound: bound, window: min(maxReadWindow, bound/8), clock: bootTime,
 		asked: make(chan struct{}, 1),
 	}
 }
@@ -110,7 +112,7 @@ func (f *freshness) read(ctx context.Context) {
 	begun := f.clock()
 	ctx, cancel := context.WithTimeout(ctx, f.bound)
 	defer cancel()
-	if _, err := f.store.ReadIndex(ctx); err != nil {
+	if _, err := f.quorum(ctx); err != nil {
 		f.mu.Lock()
 		f.waiters = append(waiters, f.waiters...)
 		again := len(f.waiters) > 0
@@ -127,7 +129,7 @@ func (f *freshness) read(ctx context.Context) {
 	f.mark.Store(begun)
 	// Raft has entries of its own, which the state machine never sees: what it
 	// has now is what the read vouches for.
-	index := f.machine.Through()
+	index := f.through()
 	for _, call := range waiters {
 		call(index)
 	}
@@ -143,7 +145,7 @@ type nodeRevocations struct {
 }
 
 func (f *freshness) revocations() capability.Revocations {
-	return nodeRevocations{f.machine.Revocations(), f}
+	return nodeRevocations{f.set, f}
 }
 
 // Mark implements capability.Revocations.

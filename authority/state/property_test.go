@@ -318,3 +318,36 @@ func TestEventsResume(t *testing.T) {
 		t.Errorf("just kept: %d, %v", len(list), err)
 	}
 }
+
+// TestStampsTellBeforeFromAfter: a token issued after a cut-off can be told from
+// one issued before, also within the millisecond.
+func TestStampsTellBeforeFromAfter(t *testing.T) {
+	r := formed(t)
+	r.issue("before", "corp", "bob")
+	cut := &Revoke{Kind: string(api.RevokeSubject), Subject: "bob", Reason: "left", Expires: r.stamp + 100_000}
+	r.must(KindRevoke, cut)
+	same := r.record("after", "corp", "bob")
+	same.ID = tokenID(r.stamp, "after")
+	if _, err := r.now(system, capability.TokenID{}, Digest{}, KindIssue, &Issue{Record: same}); err != ErrStamp {
+		t.Errorf("in the cut-off's own millisecond: %v", err)
+	}
+	if least := r.m.Stamp(); least != r.stamp+1 {
+		t.Errorf("the next stamp is %d, the cut-off's was %d", least, r.stamp)
+	}
+	id := r.issue("after", "corp", "bob")
+	if r.m.IsRevoked(id, nil) {
+		t.Error("what came after the cut-off is revoked")
+	}
+	// Other commands may share a millisecond.
+	two := r.record("one", "corp", "bob")
+	r.must(KindIssue, &Issue{Record: two})
+	two = r.record("two", "corp", "bob")
+	two.ID = tokenID(r.stamp, "two")
+	if _, err := r.now(system, capability.TokenID{}, Digest{}, KindIssue, &Issue{Record: two}); err != nil {
+		t.Error(err)
+	}
+	r.stamp -= 2
+	if _, err := r.do(KindExpire, &Expire{T: 1}); err != ErrStamp {
+		t.Errorf("a stamp that falls: %v", err)
+	}
+}
