@@ -105,7 +105,7 @@ func micros(us float64) string {
 // benchAuthority starts a node that ends with ctx; wait returns when it has.
 func (a *app) benchAuthority(ctx context.Context, dir string) (*client.Client, func() error, error) {
 	c := defaultConfig()
-	c.Node, c.DataDir, c.KeyFile, c.LogLevel = "bench", filepath.Join(dir, "data"), filepath.Join(dir, "node.key"), "error"
+	c.Node, c.DataDir, c.NodeKey, c.LogLevel = "bench", filepath.Join(dir, "data"), filepath.Join(dir, "node.key"), "error"
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, nil, err

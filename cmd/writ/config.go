@@ -27,8 +27,8 @@ import (
 type config struct {
 	Node           string   `toml:"node"`            // this node's name, for good
 	DataDir        string   `toml:"data_dir"`        // everything but the key file
-	KeyFile        string   `toml:"key_file"`        // the node's identity, outside data_dir
-	PassphraseFile string   `toml:"passphrase_file"` // protects key_file
+	NodeKey        string   `toml:"node_key"`        // the node's identity, outside data_dir
+	PassphraseFile string   `toml:"passphrase_file"` // protects node_key
 	Listen         string   `toml:"listen"`          // the API
 	MetricsListen  string   `toml:"metrics_listen"`  // moves /metrics there, in plain HTTP
 	Hosts          []string `toml:"hosts"`           // names and addresses in the certificate
@@ -61,12 +61,12 @@ func (d *duration) UnmarshalText(b []byte) error {
 const (
 	defaultListen  = "127.0.0.1:7480"
 	defaultDataDir = "/var/lib/writ"
-	defaultKeyFile = "/etc/writ/node.key"
+	defaultNodeKey = "/etc/writ/node.key"
 	maxConfigFile  = 1 << 20
 )
 
 func defaultConfig() config {
-	return config{Node: "n1", DataDir: defaultDataDir, KeyFile: defaultKeyFile, Listen: defaultListen, LogLevel: "info", LogFormat: "text"}
+	return config{Node: "n1", DataDir: defaultDataDir, NodeKey: defaultNodeKey, Listen: defaultListen, LogLevel: "info", LogFormat: "text"}
 }
 
 // setting is one key that the environment and flags can set.
@@ -87,7 +87,7 @@ func period(field func(*config) *duration) func(*config, string) error {
 var settings = []setting{
 	{"node", "this node's `name`, for good", text(func(c *config) *string { return &c.Node })},
 	{"data_dir", "`directory` of everything but the key file", text(func(c *config) *string { return &c.DataDir })},
-	{"key_file", "`file` with the node's identity, outside the data directory", text(func(c *config) *string { return &c.KeyFile })},
+	{"node_key", "`file` with the node's identity, outside the data directory", text(func(c *config) *string { return &c.NodeKey })},
 	{"passphrase_file", "`file` with the passphrase of the key file", text(func(c *config) *string { return &c.PassphraseFile })},
 	{"listen", "`HOST:PORT` of the API", text(func(c *config) *string { return &c.Listen })},
 	{"metrics_listen", "`HOST:PORT` to move /metrics to, in plain HTTP", text(func(c *config) *string { return &c.MetricsListen })},
@@ -192,19 +192,19 @@ func (c *config) check() error {
 	if !capability.ValidName(c.Node, 64) {
 		return configError("node %q is not 1 to 64 visible ASCII characters", c.Node)
 	}
-	if c.DataDir == "" || c.KeyFile == "" {
-		return configError("data_dir and key_file are needed")
+	if c.DataDir == "" || c.NodeKey == "" {
+		return configError("data_dir and node_key are needed")
 	}
 	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {
 		return err
 	}
-	key, err := filepath.Abs(c.KeyFile)
+	key, err := filepath.Abs(c.NodeKey)
 	if err != nil {
 		return err
 	}
 	if inside, err := filepath.Rel(dir, key); err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
-		return configError("key_file %s lies inside data_dir: whoever copies one has both", c.KeyFile)
+		return configError("node_key %s lies inside data_dir: whoever copies one has both", c.NodeKey)
 	}
 	if err := checkListen("listen", c.Listen); err != nil {
 		return err

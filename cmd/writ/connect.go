@@ -18,6 +18,7 @@ type connection struct {
 	addrs       []string
 	fingerprint string
 	credential  string
+	key         string
 	timeout     time.Duration
 }
 
@@ -26,6 +27,7 @@ func (c *connection) add(cmd *cobra.Command) {
 	f.StringSliceVar(&c.addrs, "addr", nil, "the authority's `HOST:PORT`, several apart by commas (WRIT_ADDR)")
 	f.StringVar(&c.fingerprint, "ca-fingerprint", "", "`SHA-256` of the authority's CA certificate (WRIT_CA_FINGERPRINT)")
 	f.StringVar(&c.credential, "credential-file", "", "`file` with the credential to act with (WRIT_TOKEN_FILE)")
+	f.StringVar(&c.key, "key-file", "", "`file` with the key that the credential names, where it names one (WRIT_KEY_FILE)")
 	f.DurationVar(&c.timeout, "timeout", 0, "`limit` on one attempt at one node, such as 3s")
 }
 
@@ -39,6 +41,8 @@ func (c *connection) config(a *app) (client.Config, error) {
 			return c.fingerprint
 		case key == client.EnvTokenFile && c.credential != "":
 			return c.credential
+		case key == client.EnvKeyFile && c.key != "":
+			return c.key
 		}
 		return a.getenv(key)
 	})

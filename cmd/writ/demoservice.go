@@ -87,7 +87,7 @@ func demoHandler(ctx context.Context, a *app, o *demoServiceOptions, secret stri
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.TokenFile, cfg.Token = "", ""
+	cfg.TokenFile, cfg.Token, cfg.KeyFile = "", "", ""
 	anyone, err := client.New(cfg)
 	if err != nil {
 		return nil, nil, err

@@ -128,7 +128,7 @@ func (a *app) dev(cmd *cobra.Command, o *devOptions) error {
 	}
 	defer ln.Close()
 	c := defaultConfig()
-	c.Node, c.DataDir, c.KeyFile = "dev", filepath.Join(dir, "data"), filepath.Join(dir, "node.key")
+	c.Node, c.DataDir, c.NodeKey = "dev", filepath.Join(dir, "data"), filepath.Join(dir, "node.key")
 	c.LogLevel = "warn"
 	n, err := openNode(ctx, a, &c, c.logger(a.stderr), true)
 	if err != nil {

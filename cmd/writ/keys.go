@@ -120,10 +120,10 @@ func newKeysRoot(a *app) *cobra.Command {
 		Long: `Issue a new root token, and revoke the old ones: the way back in when the root token
 is lost, has ended or has leaked. It works on a node, on the data directory itself,
 while the node is stopped, for whoever can read the key file. The audit log shows it.`,
-		Example: `  writ serve --init --data-dir ./data --key-file ./node.key --root-token ./root.token \
+		Example: `  writ serve --init --data-dir ./data --node-key ./node.key --root-token ./root.token \
     --listen 127.0.0.1:0 > env & node=$!
   until test -s env; do sleep 0.1; done; kill $node; wait $node
-  writ keys root --data-dir ./data --key-file ./node.key --out ./new.token`,
+  writ keys root --data-dir ./data --node-key ./node.key --out ./new.token`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.keysRoot(cmd, &flags, out) },
 	}
@@ -179,7 +179,7 @@ was formed with its recipient, when every node is lost. Write down what --out ho
 keep it offline, and delete the file. The recipient on standard output is no secret: it
 goes into the configuration (recovery = "writ-recipient-…").`,
 		Example: `  writ keys recovery --out recovery.txt
-  writ serve --check --recovery "$(writ keys recovery --out another.txt)" --key-file ./node.key`,
+  writ serve --check --recovery "$(writ keys recovery --out another.txt)" --node-key ./node.key`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" || out == "-" {

@@ -76,7 +76,7 @@ func openNode(ctx context.Context, a *app, c *config, log *slog.Logger, form boo
 	}
 	n := &node{fatal: make(chan error, 1), log: log}
 	n.Authority, n.formed, err = authority.Open(ctx, authority.Config{
-		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.KeyFile, Passphrase: c.passphrase(),
+		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.NodeKey, Passphrase: c.passphrase(),
 		Bootstrap: form, Recovery: c.Recovery, Bound: time.Duration(c.Bound), RotateEvery: time.Duration(c.RotateEvery),
 		Dischargers: dischargers, Hosts: c.Hosts, Version: version().Version,
 		OnFatal: func(err error) {
@@ -162,7 +162,7 @@ func explainNode(err error) *failure {
 	}
 	switch {
 	case errors.Is(err, authority.ErrKeyFile):
-		return &failure{Code: "wrong_key_file", Message: msg, Hint: "name the key file that this node was formed with: --key-file"}
+		return &failure{Code: "wrong_key_file", Message: msg, Hint: "name the key file that this node was formed with: --node-key"}
 	case errors.Is(err, authority.ErrNotFormed):
 		return &failure{Code: "not_formed", Message: msg, Hint: "writ serve --init forms a new one"}
 	case errors.Is(err, authority.ErrConfig):

@@ -27,7 +27,7 @@ file that --root-token names, or once to standard output. Nothing of it is kept.
 
 Configuration comes from a TOML file, the environment and flags, each over the one
 before; writ help config tells every key.`,
-		Example: `  writ serve --check --data-dir ./data --key-file ./node.key`,
+		Example: `  writ serve --check --data-dir ./data --node-key ./node.key`,
 		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.serve(cmd, &o) },
 	}

@@ -59,7 +59,7 @@ type acknowledged struct {
 // everything that it acknowledged: tokens, revocations and spent calls.
 func TestKillUnderLoad(t *testing.T) {
 	dir := t.TempDir()
-	args := []string{"--data-dir", filepath.Join(dir, "data"), "--key-file", filepath.Join(dir, "node.key"), "--listen", "127.0.0.1:0"}
+	args := []string{"--data-dir", filepath.Join(dir, "data"), "--node-key", filepath.Join(dir, "node.key"), "--listen", "127.0.0.1:0"}
 	node, r := startServe(t, append(args, "--init", "--root-token", filepath.Join(dir, "root"))...)
 	connect := func(r ready) *client.Client {
 		c, err := client.New(client.Config{
@@ -121,7 +121,7 @@ func TestKillUnderLoad(t *testing.T) {
 // The metrics are where they were asked for, and there alone.
 func TestMetricsListener(t *testing.T) {
 	dir := t.TempDir()
-	args := []string{"--data-dir", filepath.Join(dir, "data"), "--key-file", filepath.Join(dir, "node.key"), "--listen", "127.0.0.1:0"}
+	args := []string{"--data-dir", filepath.Join(dir, "data"), "--node-key", filepath.Join(dir, "node.key"), "--listen", "127.0.0.1:0"}
 	_, r := startServe(t, append(args, "--init", "--root-token", filepath.Join(dir, "root"), "--metrics-listen", "127.0.0.1:0")...)
 	get := func(url string) (int, string) {
 		t.Helper()

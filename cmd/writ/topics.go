@@ -25,6 +25,7 @@ Codes are stable. Those of a refusal are the ones that services answer with.
   WRIT_CA_FINGERPRINT  SHA-256 of the authority's CA certificate, in hexadecimal
   WRIT_TOKEN_FILE      file with the credential that commands act with
   WRIT_TOKEN           that credential itself, where a file is impossible
+  WRIT_KEY_FILE        file with the key that this credential names, where it names one
   WRIT_DEV_DIR         the directory of a writ dev, for writ dev --stop
   WRIT_…               every key of the configuration of writ serve, in capitals:
                        data_dir is WRIT_DATA_DIR
@@ -39,8 +40,8 @@ A TOML file; a key that is not known is an error. Beside each key, its default.
 
   node = "n1"                          this node's name, for good
   data_dir = "/var/lib/writ"           everything but the key file; mode 0700
-  key_file = "/etc/writ/node.key"      the node's identity, outside data_dir; mode 0600
-  passphrase_file = ""                 protects key_file
+  node_key = "/etc/writ/node.key"      file with the node's identity, outside data_dir
+  passphrase_file = ""                 protects node_key
   listen = "127.0.0.1:7480"            the API
   metrics_listen = ""                  moves /metrics there, in plain HTTP
   hosts = []                           names and addresses in the certificate, besides
