@@ -244,8 +244,9 @@ func (a *Authority) addThirdParties(m *minting, asked []api.ThirdPartyRequest) e
 	if len(asked) > maxThirdParty {
 		return &Error{Code: capability.CodeTooLarge, Detail: fmt.Sprintf("more than %d third-party caveats", maxThirdParty)}
 	}
+	dischargers := a.dischargers()
 	for _, req := range asked {
-		i := slices.IndexFunc(a.cfg.Dischargers, func(d Discharger) bool { return d.Name == req.Discharger })
+		i := slices.IndexFunc(dischargers, func(d Discharger) bool { return d.Name == req.Discharger })
 		if i < 0 {
 			return invalid(fmt.Sprintf("no discharger %q is configured", req.Discharger))
 		}
@@ -270,7 +271,7 @@ func (a *Authority) addThirdParties(m *minting, asked []api.ThirdPartyRequest) e
 		if strings.HasPrefix(req.Condition, "attested ") && tp.Holder == nil && tp.Device == nil && !tp.AnyMachine {
 			return invalid("attested needs the expected holder or device, or any_machine in so many words")
 		}
-		d := a.cfg.Dischargers[i]
+		d := dischargers[i]
 		m.caveats = append(m.caveats, capability.NewCaveat{ThirdParty: tp, To: d.PublicKey, Location: d.Location})
 	}
 	return nil

@@ -41,7 +41,8 @@ type Authority struct {
 	admin    *capability.Verifier
 	nobody   *capability.RootKey // signs what is only looked at
 
-	feeds feeds
+	feeds       feeds
+	attestation attestation
 
 	stop      context.CancelFunc
 	work      sync.WaitGroup
@@ -348,6 +349,7 @@ func (a *Authority) sealKeys(init *state.Init, cluster *seal.ClusterKey) (admin 
 	}
 	for _, k := range []state.SealedKey{
 		{Purpose: state.PurposeMaster, Epoch: 1}, {Purpose: state.PurposeAdmin, Epoch: state.AdminEpoch}, {Purpose: state.PurposeAudit, Epoch: 1},
+		{Purpose: state.PurposeDischarger, Epoch: 1},
 	} {
 		secret := make([]byte, seal.KeySize)
 		if _, err := io.ReadFull(a.cfg.Rand, secret); err != nil {
@@ -364,6 +366,13 @@ func (a *Authority) sealKeys(init *state.Init, cluster *seal.ClusterKey) (admin 
 				return nil, err
 			}
 			k.Public = []byte(signer.VerifierKey())
+		case state.PurposeDischarger:
+			discharger, err := capability.NewDischargerKey([32]byte(secret))
+			if err != nil {
+				return nil, err
+			}
+			public := discharger.Public()
+			k.Public = public[:]
 		}
 		if err := add(k, secret); err != nil {
 			return nil, err

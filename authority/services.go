@@ -209,10 +209,12 @@ func (a *Authority) Services(ctx context.Context) (*api.ServiceList, error) {
 	return list, nil
 }
 
-// Dischargers lists the configured dischargers.
+// Dischargers lists the dischargers that caveats can name: the authority's own
+// and those configured.
 func (a *Authority) Dischargers() *api.DischargerList {
-	list := &api.DischargerList{Dischargers: make([]api.DischargerInfo, len(a.cfg.Dischargers))}
-	for i, d := range a.cfg.Dischargers {
+	all := a.dischargers()
+	list := &api.DischargerList{Dischargers: make([]api.DischargerInfo, len(all))}
+	for i, d := range all {
 		list.Dischargers[i] = api.DischargerInfo{Name: d.Name, Location: d.Location, PublicKey: d.PublicKey[:]}
 	}
 	return list

@@ -31,6 +31,19 @@
 //	POST /v1/services/join           (the single-use join secret in the body is the authorization)
 //	POST /v1/services/renew          renew    services/self, by the service's own credential as it was issued
 //	GET  /v1/dischargers             read     dischargers
+//	POST /v1/attest/begin            (the caveat id in the body is the authorization; without one: enroll on devices)
+//	POST /v1/attest/finish           (the challenge in the body is the authorization)
+//	GET  /v1/attest/policies         read     policies
+//	POST /v1/attest/policies         policies policies
+//	GET  /v1/attest/policies/{name}  read     policies
+//	DELETE /v1/attest/policies/{name} policies policies
+//	GET  /v1/attest/roots            read     roots
+//	POST /v1/attest/roots/{name}     policies roots
+//	GET  /v1/attest/roots/{name}     read     roots
+//	DELETE /v1/attest/roots/{name}   policies roots
+//	GET  /v1/devices                 read     devices
+//	GET  /v1/devices/{device}        read     devices/D
+//	POST /v1/devices/{device}/forget devices  devices/D
 //	GET  /v1/audit/checkpoint        read     audit
 //	GET  /v1/audit/records           read     audit
 //	GET  /v1/audit/inclusion         read     audit/proofs

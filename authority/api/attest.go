@@ -1,10 +1,6 @@
 package api
 
-import (
-	"time"
-
-	"github.com/writ-dev/writ/capability"
-)
+import "time"
 
 // Codes of attestation.
 const (
@@ -70,24 +66,24 @@ type RootsList struct {
 
 // DeviceInfo is what is known of a device: of its last good evidence.
 type DeviceInfo struct {
-	Device        capability.DeviceID `json:"device"`
-	EK            string              `json:"ek"` // kind of endorsement key
-	AKs           []string            `json:"aks"`
-	Holder        string              `json:"holder"`
-	Reset         uint32              `json:"reset"`
-	Restart       uint32              `json:"restart"`
-	Clock         uint64              `json:"clock_ms"`
-	Firmware      string              `json:"firmware"`
-	Policy        string              `json:"policy"`
-	PolicyVersion uint64              `json:"policy_version"`
-	PCRSet        string              `json:"pcr_set"`
-	Posture       string              `json:"posture,omitempty"` // JSON: the holder's own word
-	Enrolled      time.Time           `json:"enrolled"`
-	EnrolledBy    string              `json:"enrolled_by,omitempty"`
-	Attested      time.Time           `json:"attested"`
-	Count         uint64              `json:"count"`
-	Revoked       time.Time           `json:"revoked,omitzero"`
-	Reason        string              `json:"reason,omitempty"` // of the revocation
+	Device        string    `json:"device"` // device id
+	EK            string    `json:"ek"`     // kind of endorsement key
+	AKs           []string  `json:"aks"`
+	Holder        string    `json:"holder"`
+	Reset         uint32    `json:"reset"`
+	Restart       uint32    `json:"restart"`
+	Clock         uint64    `json:"clock_ms"`
+	Firmware      string    `json:"firmware"`
+	Policy        string    `json:"policy"`
+	PolicyVersion uint64    `json:"policy_version"`
+	PCRSet        string    `json:"pcr_set"`
+	Posture       string    `json:"posture,omitempty"` // JSON: the holder's own word
+	Enrolled      time.Time `json:"enrolled"`
+	EnrolledBy    string    `json:"enrolled_by,omitempty"`
+	Attested      time.Time `json:"attested"`
+	Count         uint64    `json:"count"`
+	Revoked       time.Time `json:"revoked,omitzero"`
+	Reason        string    `json:"reason,omitempty"` // of the revocation
 }
 
 // DeviceList is a page of devices, by id.

@@ -15,6 +15,7 @@ const (
 	laneRevocations
 	laneLeases
 	laneIssues
+	laneAttest
 	laneFree // never waits: probes, metrics, pings
 	lanesCount
 )
@@ -29,6 +30,7 @@ func newLanes(l *Limits) (lanes [lanesCount]lane) {
 	lanes[laneReads] = lane{room: make(chan struct{}, l.Reads), shed: true}
 	lanes[laneRevocations] = lane{room: make(chan struct{}, l.Revocations)}
 	lanes[laneLeases] = lane{room: make(chan struct{}, l.Leases)}
+	lanes[laneAttest] = lane{room: make(chan struct{}, l.Attest), shed: true}
 	lanes[laneIssues] = lane{room: make(chan struct{}, l.Issues), shed: true}
 	return lanes
 }

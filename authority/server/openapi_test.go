@@ -209,13 +209,13 @@ func (b *builder) fields(t reflect.Type, props object, required *[]any) {
 // changes reports whether a retry needs a request id.
 func (rt *route) changes() bool {
 	return rt.method == "DELETE" || rt.method == "POST" && rt.response != reflect.TypeFor[struct{}]() &&
-		!slices.Contains([]string{"registered", "verify", "oauthIntrospect"}, rt.id)
+		!slices.Contains([]string{"registered", "verify", "oauthIntrospect", "beginAttestation", "finishAttestation"}, rt.id)
 }
 
 // readDocs reads the comments of package api's types and fields.
 func readDocs(t *testing.T) map[string]string {
 	var decls []ast.Decl
-	for _, name := range []string{"../api/api.go", "../api/oauth.go"} {
+	for _, name := range []string{"../api/api.go", "../api/oauth.go", "../api/attest.go", "../../caveats/attest/message.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)

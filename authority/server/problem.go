@@ -98,6 +98,8 @@ var statusOf = map[api.Code]int{
 	api.CodeDiskFull:       http.StatusServiceUnavailable,
 	api.CodeUnauthorized:   http.StatusUnauthorized,
 	api.CodeBodyTooLarge:   http.StatusRequestEntityTooLarge,
+	api.CodeAttestation:    http.StatusForbidden,
+	api.CodeChallenge:      http.StatusConflict,
 
 	capability.CodeUnavailable:      http.StatusServiceUnavailable,
 	capability.CodeStaleRevocations: http.StatusServiceUnavailable,

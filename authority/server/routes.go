@@ -121,7 +121,7 @@ var (
 // routes is the API. package api documents the same table.
 func routes() []*route {
 	post, get := http.MethodPost, http.MethodGet
-	return []*route{
+	return append(attestRoutes(), []*route{
 		{method: post, pattern: "/v1/tokens", id: "issueToken", summary: "Issue a token",
 			action: "issue", access: "audiences/AUD/tokens", lane: laneIssues,
 			endpoint: withBody("issue", issueAccess, issue)},
@@ -240,7 +240,7 @@ func routes() []*route {
 		{method: get, pattern: "/livez", id: "livez", summary: "Say that the process runs", access: "anyone", lane: laneFree, anonymous: true, raw: livez},
 		{method: get, pattern: "/readyz", id: "readyz", summary: "Say whether the node can serve, and why not", access: "anyone", lane: laneFree, anonymous: true, raw: readyz},
 		{method: get, pattern: "/metrics", id: "metrics", summary: "Metrics in Prometheus' text format", access: "anyone, unless it is served elsewhere", lane: laneFree, anonymous: true, raw: metricsPage},
-	}
+	}...)
 }
 
 func noResponse(e endpoint) endpoint {

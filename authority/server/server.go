@@ -62,6 +62,7 @@ type Limits struct {
 	Issues      int           // issues and derivations under way, beyond which they are shed with 429; 0: 512
 	Revocations int           // revocations under way; 0: 1024
 	Leases      int           // lease requests and returns under way; 0: 1024
+	Attest      int           // attestations under way, beyond which they are shed with 429; 0: 256
 	Reads       int           // everything else under way; 0: 1024
 	Streams     int           // feeds open; 0: 2048
 	PerCaller   int           // feeds open of one caller; 0: 64
@@ -90,6 +91,7 @@ func (l *Limits) complete() {
 	orInt(&l.Issues, 512)
 	orInt(&l.Revocations, 1024)
 	orInt(&l.Leases, 1024)
+	orInt(&l.Attest, 256)
 	orInt(&l.Reads, 1024)
 	orInt(&l.Streams, 2048)
 	orInt(&l.PerCaller, 64)
