@@ -155,7 +155,7 @@ func spendAll(t testing.TB, r *Replica, b *bank, workers int) int64 {
 // TestTwoReplicasSpendExactly has two replicas spend one budget of 10,000 in
 // several goroutines each, until both refuse.
 func TestTwoReplicasSpendExactly(t *testing.T) {
-	for _, want := range []uint64{1, 7, 256, 1 << 20} {
+	for _, want := range []uint64{1, 7, 256, maxWant} {
 		t.Run(fmt.Sprint(want), func(t *testing.T) {
 			b := newBank(10_000)
 			x := lessee(t, b, LeaseConfig{Want: want})

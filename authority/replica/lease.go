@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"time"
 
@@ -176,7 +175,7 @@ func (l *blocks) perform(k *block, f *flight) {
 	ctx, cancel := context.WithTimeout(l.ctx, leaseTimeout)
 	defer cancel()
 	got, err := l.from.Lease(ctx, req)
-	if err == nil && (got.Token != k.token || got.Branch != k.branch || got.Granted == 0 || got.Granted > math.MaxInt32 || got.Lease == "") {
+	if err == nil && (got.Token != k.token || got.Branch != k.branch || got.Granted == 0 || got.Granted > req.Want || got.Lease == "") {
 		err = errors.New("a lease that was not asked for")
 	}
 	if l.landed(k, got, err) {

@@ -110,11 +110,13 @@ type Config struct {
 
 // LeaseConfig tunes call budgets. Zero values are the defaults.
 type LeaseConfig struct {
-	Want    uint64        // calls asked for at a time; 0: 256
+	Want    uint64        // calls asked for at a time; 0: 256, at most 1<<30
 	Paths   int           // blocks held at a time; 0: 4096. Beyond, one that lies idle is given back
 	Idle    time.Duration // a block unused for as long is given back; 0: 30 s
 	Timeout time.Duration // longest that a call waits for a lease; 0: 1 s
 }
+
+const maxWant = 1 << 30
 
 // Status is what a replica says of itself.
 type Status struct {
@@ -248,8 +250,8 @@ func (cfg *Config) complete() error {
 }
 
 func (c *LeaseConfig) complete() error {
-	if c.Paths < 0 || c.Idle < 0 || c.Timeout < 0 {
-		return fmt.Errorf("%w: a negative lease setting", ErrConfig)
+	if c.Paths < 0 || c.Idle < 0 || c.Timeout < 0 || c.Want > maxWant {
+		return fmt.Errorf("%w: a lease setting is out of bounds", ErrConfig)
 	}
 	if c.Want == 0 {
 		c.Want = 256

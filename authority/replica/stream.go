@@ -370,12 +370,12 @@ func (s *stream) each(apply func(*dataset) error) error {
 // swap puts a whole new set in force. mu of the feed is held.
 func (s *stream) swap(at api.Cursor) {
 	r, f := s.r, &s.r.feed
+	r.keysChanged() // a snapshot skips events, those of keys too
 	if r.data.Load().incarnation != at.Incarnation {
 		// Keys of another incarnation verify nothing that this one has issued,
 		// and what it has revoked is not known for them.
 		if r.keys.Load().incarnation != at.Incarnation {
 			r.keys.Store(&keyring{})
-			r.keysChanged()
 		}
 		r.leases.forget()
 	}

@@ -254,6 +254,11 @@ func TestSnapshotIsSwappedInWhole(t *testing.T) {
 	}
 	o.must(a, revokeEvent(at(1, 21), 3)) // while b's snapshot is under way
 	o.must(b, api.FeedEvent{At: at(1, 20), Snapshot: "end"})
+	select {
+	case <-o.refetch:
+	default:
+		t.Error("a snapshot may have skipped a change of keys, and they are not fetched")
+	}
 	if o.revoked(1) || !o.revoked(2) || !o.revoked(3) {
 		t.Errorf("after the swap: %v %v %v", o.revoked(1), o.revoked(2), o.revoked(3))
 	}
