@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -56,6 +57,21 @@ func (c *connection) config(a *app) (client.Config, error) {
 	return cfg, nil
 }
 
+// ask makes a call to the authority and prints its answer.
+func ask[T any](a *app, cmd *cobra.Command, conn *connection,
+	call func(ctx context.Context, c *client.Client) (T, error), text func(p *printer, answer T)) error {
+	c, err := conn.open(a)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	answer, err := call(cmd.Context(), c)
+	if err != nil {
+		return err
+	}
+	return a.emit(cmd, answer, func(p *printer) { text(p, answer) })
+}
+
 // open returns a client. Whoever calls it closes it.
 func (c *connection) open(a *app) (*client.Client, error) {
 	cfg, err := c.config(a)
@@ -103,7 +119,7 @@ func explainClient(err error) *failure {
 	return nil
 }
 
-// day and the like: how a ttl is printed.
+// secondsOf is a lifetime as the API takes it.
 func secondsOf(d time.Duration) (int64, error) {
 	if d < 0 || d%time.Second != 0 {
 		return 0, &failure{Code: "usage", Message: fmt.Sprintf("lifetime %s is not whole seconds", d), Hint: "such as 90s, 5m or 720h"}

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"context"
 	"maps"
 	"slices"
 	"strconv"
@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/seal"
 )
 
@@ -27,29 +28,24 @@ func newKeysEpochs(a *app) *cobra.Command {
   writ keys epochs --output json`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			list, err := c.Epochs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.emit(cmd, list, func(p *printer) {
-				var rows [][]string
-				for _, e := range list.Epochs {
-					rows = append(rows, []string{strconv.FormatUint(uint64(e.Epoch), 10), e.State, a.when(e.Published), a.when(e.MintsFrom), a.when(e.Until)})
-				}
-				p.table([]string{"EPOCH", "STATE", "PUBLISHED", "MINTS FROM", "VERIFIES UNTIL"}, rows)
-				for _, audience := range slices.Sorted(maps.Keys(list.Generations)) {
-					p.line("audience %s is at generation %d", audience, list.Generations[audience])
-				}
-			})
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.EpochList, error) {
+				return c.Epochs(ctx)
+			}, a.printEpochs)
 		},
 	}
 	conn.add(cmd)
 	return cmd
+}
+
+func (a *app) printEpochs(p *printer, list *api.EpochList) {
+	var rows [][]string
+	for _, e := range list.Epochs {
+		rows = append(rows, []string{strconv.FormatUint(uint64(e.Epoch), 10), e.State, a.when(e.Published), a.when(e.MintsFrom), a.when(e.Until)})
+	}
+	p.table([]string{"EPOCH", "STATE", "PUBLISHED", "MINTS FROM", "VERIFIES UNTIL"}, rows)
+	for _, audience := range slices.Sorted(maps.Keys(list.Generations)) {
+		p.line("audience %s is at generation %d", audience, list.Generations[audience])
+	}
 }
 
 func newKeysRotate(a *app) *cobra.Command {
@@ -62,16 +58,9 @@ have it; what was minted before goes on until it ends.`,
 		Example: "  writ keys rotate",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			e, err := c.Rotate(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.emit(cmd, e, func(p *printer) { p.line("epoch %d mints from %s", e.Epoch, a.when(e.MintsFrom)) })
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.EpochInfo, error) {
+				return c.Rotate(ctx)
+			}, func(p *printer, e *api.EpochInfo) { p.line("epoch %d mints from %s", e.Epoch, a.when(e.MintsFrom)) })
 		},
 	}
 	conn.add(cmd)
@@ -93,16 +82,9 @@ as well (writ revoke --for-audience).`,
 			if r.Audience == "" || r.Reason == "" {
 				return usage(cmd, "--audience and --reason are required")
 			}
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			done, err := c.Rekey(cmd.Context(), r)
-			if err != nil {
-				return err
-			}
-			return a.emit(cmd, done, func(p *printer) { p.line("%s", fmt.Sprintf("audience %s was rekeyed", r.Audience)) })
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.RekeyResponse, error) {
+				return c.Rekey(ctx, r)
+			}, func(p *printer, _ *api.RekeyResponse) { p.line("audience %s was rekeyed", r.Audience) })
 		},
 	}
 	conn.add(cmd)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -102,27 +103,16 @@ func (a *app) revoke(cmd *cobra.Command, o *revokeOptions) error {
 	if err != nil {
 		return err
 	}
-	var revoke func(c *client.Client) (*api.RevokeResponse, error)
-	if named != nil {
-		revoke = func(c *client.Client) (*api.RevokeResponse, error) { return c.Revoke(cmd.Context(), *named) }
-	} else {
+	revoke := func(ctx context.Context, c *client.Client) (*api.RevokeResponse, error) { return c.Revoke(ctx, *named) }
+	if named == nil {
 		token, err := o.token.read(cmd)
 		if err != nil {
 			return err
 		}
 		r := api.SelfRevokeRequest{Token: token.Text(), Reason: o.reason, Whole: o.whole}
-		revoke = func(c *client.Client) (*api.RevokeResponse, error) { return c.RevokeSelf(cmd.Context(), r) }
+		revoke = func(ctx context.Context, c *client.Client) (*api.RevokeResponse, error) { return c.RevokeSelf(ctx, r) }
 	}
-	c, err := o.conn.open(a)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	r, err := revoke(c)
-	if err != nil {
-		return err
-	}
-	return a.emit(cmd, r, func(p *printer) {
+	return ask(a, cmd, &o.conn, revoke, func(p *printer, r *api.RevokeResponse) {
 		what := string(r.Kind)
 		if r.Token != "" {
 			what += " " + r.Token

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/client"
 )
 
 func newService(a *app) *cobra.Command {
@@ -33,17 +35,13 @@ they verify through the authority.`,
 			if len(r.Audiences) == 0 {
 				return usage(cmd, "--audience is required")
 			}
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			added, err := c.AddService(cmd.Context(), r)
-			if err != nil {
-				return err
-			}
-			a.say(cmd, "join secret of %s, good once, until %s", added.Name, a.when(added.Expires))
-			return a.emit(cmd, added, func(p *printer) { p.line("%s", added.JoinSecret) })
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.ServiceResponse, error) {
+				added, err := c.AddService(ctx, r)
+				if err == nil {
+					a.say(cmd, "join secret of %s, good once, until %s", added.Name, a.when(added.Expires))
+				}
+				return added, err
+			}, func(p *printer, added *api.ServiceResponse) { p.line("%s", added.JoinSecret) })
 		},
 	}
 	conn.add(cmd)
@@ -63,34 +61,29 @@ func newServiceList(a *app) *cobra.Command {
 		Example: "  writ service list",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			list, err := c.Services(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return a.emit(cmd, list, func(p *printer) {
-				var rows [][]string
-				for _, s := range list.Services {
-					verifies := "with keys"
-					if s.Keyless {
-						verifies = "keyless"
-					}
-					joined := "not yet joined"
-					if s.Joined {
-						joined = "joined"
-					}
-					rows = append(rows, []string{s.Name, joined, verifies, strings.Join(s.Audiences, ","), strings.Join(s.Derive, ","), s.AddedBy, a.when(s.Added)})
-				}
-				p.table([]string{"NAME", "STATE", "VERIFIES", "AUDIENCES", "DERIVES FOR", "ADDED BY", "ADDED"}, rows)
-			})
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.ServiceList, error) {
+				return c.Services(ctx)
+			}, a.printServices)
 		},
 	}
 	conn.add(cmd)
 	return cmd
+}
+
+func (a *app) printServices(p *printer, list *api.ServiceList) {
+	var rows [][]string
+	for _, s := range list.Services {
+		verifies := "with keys"
+		if s.Keyless {
+			verifies = "keyless"
+		}
+		joined := "not yet joined"
+		if s.Joined {
+			joined = "joined"
+		}
+		rows = append(rows, []string{s.Name, joined, verifies, strings.Join(s.Audiences, ","), strings.Join(s.Derive, ","), s.AddedBy, a.when(s.Added)})
+	}
+	p.table([]string{"NAME", "STATE", "VERIFIES", "AUDIENCES", "DERIVES FOR", "ADDED BY", "ADDED"}, rows)
 }
 
 func newServiceRemove(a *app) *cobra.Command {
@@ -104,15 +97,9 @@ is not trusted any more, rekey its audiences (writ keys rekey).`,
   writ service remove mail`,
 		Args: exactArguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			if err := c.RemoveService(cmd.Context(), args[0]); err != nil {
-				return err
-			}
-			return a.emit(cmd, map[string]string{"removed": args[0]}, func(p *printer) { p.line("removed %s", args[0]) })
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (map[string]string, error) {
+				return map[string]string{"removed": args[0]}, c.RemoveService(ctx, args[0])
+			}, func(p *printer, _ map[string]string) { p.line("removed %s", args[0]) })
 		},
 	}
 	conn.add(cmd)

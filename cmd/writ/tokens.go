@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
@@ -26,19 +27,13 @@ A page is as fresh as the node that answered; --after takes the next one.`,
 		Example: `  writ tokens list --audience corp`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			page, err := c.Tokens(cmd.Context(), q)
-			if err != nil {
-				return err
-			}
-			if page.Next != "" {
-				a.say(cmd, "there are more: --after %s", page.Next)
-			}
-			return a.emit(cmd, page, func(p *printer) { a.printTokens(p, page) })
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.TokenList, error) {
+				page, err := c.Tokens(ctx, q)
+				if err == nil {
+					a.sayMore(cmd, page.Next)
+				}
+				return page, err
+			}, a.printTokens)
 		},
 	}
 	conn.add(cmd)
@@ -81,16 +76,9 @@ func newTokensShow(a *app) *cobra.Command {
 			if err != nil {
 				return usage(cmd, "%q is no token id", args[0])
 			}
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			t, err := c.Token(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			return a.emit(cmd, t, func(p *printer) { a.printToken(p, t) })
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.TokenInfo, error) {
+				return c.Token(ctx, id)
+			}, a.printToken)
 		},
 	}
 	conn.add(cmd)
@@ -138,25 +126,13 @@ fresh as the node that answered; --after takes the next one.`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q.Kind = api.RevocationKind(kind)
-			c, err := conn.open(a)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			page, err := c.Revocations(cmd.Context(), q)
-			if err != nil {
-				return err
-			}
-			if page.Next != "" {
-				a.say(cmd, "there are more: --after %s", page.Next)
-			}
-			return a.emit(cmd, page, func(p *printer) {
-				var rows [][]string
-				for _, r := range page.Revocations {
-					rows = append(rows, []string{string(r.Kind), revoked(&r.RevokeRequest), r.By, r.Reason, a.when(r.At), a.when(r.Expires)})
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.RevocationList, error) {
+				page, err := c.Revocations(ctx, q)
+				if err == nil {
+					a.sayMore(cmd, page.Next)
 				}
-				p.table([]string{"KIND", "WHAT", "BY", "REASON", "AT", "UNTIL"}, rows)
-			})
+				return page, err
+			}, a.printRevocations)
 		},
 	}
 	conn.add(cmd)
@@ -166,6 +142,21 @@ fresh as the node that answered; --after takes the next one.`,
 	f.IntVar(&q.Limit, "limit", 0, "at most this `many` (default 100)")
 	completeWords(cmd, "kind", "token", "branch", "subject", "holder", "device", "audience", "epoch")
 	return cmd
+}
+
+// sayMore tells how to get the next page, if there is one.
+func (a *app) sayMore(cmd *cobra.Command, next string) {
+	if next != "" {
+		a.say(cmd, "there are more: --after %s", next)
+	}
+}
+
+func (a *app) printRevocations(p *printer, page *api.RevocationList) {
+	var rows [][]string
+	for _, r := range page.Revocations {
+		rows = append(rows, []string{string(r.Kind), revoked(&r.RevokeRequest), r.By, r.Reason, a.when(r.At), a.when(r.Expires)})
+	}
+	p.table([]string{"KIND", "WHAT", "BY", "REASON", "AT", "UNTIL"}, rows)
 }
 
 // revoked is what a revocation names.
