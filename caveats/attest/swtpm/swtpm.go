@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,10 +35,13 @@ func Manufacture(ctx context.Context, dir, ca string) error {
 			return err
 		}
 	}
+	if err := makeCA(ca); err != nil {
+		return err
+	}
 	localcaConf, setupConf := filepath.Join(ca, "localca.conf"), filepath.Join(ca, "setup.conf")
 	for path, text := range map[string]string{
-		localcaConf: lines("statedir = "+ca, "signingkey = "+filepath.Join(ca, "signkey.pem"),
-			"issuercert = "+filepath.Join(ca, "issuercert.pem"), "certserial = "+filepath.Join(ca, "certserial")),
+		localcaConf: lines("statedir = "+ca, "signingkey = "+filepath.Join(ca, keyFile),
+			"issuercert = "+filepath.Join(ca, issuerFile), "certserial = "+filepath.Join(ca, "certserial")),
 		setupConf: lines("create_certs_tool = "+localca, "create_certs_tool_config = "+localcaConf,
 			"create_certs_tool_options = /dev/null", "active_pcr_banks = sha256"),
 	} {
@@ -53,27 +55,6 @@ func Manufacture(ctx context.Context, dir, ca string) error {
 		return fmt.Errorf("swtpm_setup: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return nil
-}
-
-// Roots returns the certificates of the CA that Manufacture made, in PEM.
-func Roots(ca string) ([]byte, error) {
-	root, err := os.ReadFile(filepath.Join(ca, "swtpm-localca-rootca-cert.pem"))
-	if err != nil {
-		return nil, err
-	}
-	issuer, err := os.ReadFile(filepath.Join(ca, "issuercert.pem"))
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat(certificates(root), certificates(issuer)), nil
-}
-
-// certificates drops the text that certtool writes before a certificate.
-func certificates(pem []byte) []byte {
-	if i := bytes.Index(pem, []byte("-----BEGIN")); i > 0 {
-		return pem[i:]
-	}
-	return pem
 }
 
 func lines(l ...string) string { return strings.Join(l, "\n") + "\n" }

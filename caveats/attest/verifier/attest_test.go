@@ -8,6 +8,7 @@ import (
 )
 
 func TestAttest(t *testing.T) {
+	t.Parallel()
 	tpm := attesttest.Start(t)
 	for _, kind := range []attest.Kind{"", attest.RSA2048, attest.ECCP384} {
 		t.Run("kind "+string(kind), func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 // rig is a holder with a TPM of its own, and a discharger for it.
 type rig struct {
 	tpm    *attesttest.TPM
+	dir    string // of the holder
 	holder *holder.Holder
 	roots  *verifier.Roots
 	policy *attest.Policy
@@ -37,8 +38,8 @@ func newRig(t testing.TB) *rig {
 
 func rigFor(t testing.TB, tpm *attesttest.TPM, kind attest.Kind) *rig {
 	t.Helper()
-	r := &rig{tpm: tpm, stored: make(map[capability.DeviceID]*attest.Stored), now: time.Now()}
-	r.holder = open(t, tpm, t.TempDir(), kind)
+	r := &rig{tpm: tpm, dir: t.TempDir(), stored: make(map[capability.DeviceID]*attest.Stored), now: time.Now()}
+	r.holder = open(t, tpm, r.dir, kind)
 	var err error
 	if r.roots, err = verifier.ParseRoots(tpm.Roots); err != nil {
 		t.Fatal(err)
