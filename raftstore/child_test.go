@@ -20,6 +20,8 @@ func childMain(role string) int {
 	switch role {
 	case "load":
 		err = childLoad(os.Getenv("RAFTSTORE_TEST_DIR"), os.Getenv("RAFTSTORE_TEST_ROUND"))
+	case "node":
+		err = childNode(os.Getenv("RAFTSTORE_TEST_DIR"), os.Getenv("RAFTSTORE_TEST_ID"))
 	case "default-fatal":
 		err = childDefaultFatal(os.Getenv("RAFTSTORE_TEST_DIR"))
 	default:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,7 +207,13 @@ func TestDeposedLeaderNeitherReadsNorWrites(t *testing.T) {
 
 // A leader that has not heard yet of the next one asks, and is told.
 func TestReadNeedsMajorityAtOwnTerm(t *testing.T) {
-	c, _ := newCluster(t, nil)
+	peers := &switched{}
+	c, _ := newCluster(t, func(cfg *Config) {
+		if cfg.NodeID == "n1" {
+			peers.use(cfg.Peers)
+			cfg.Peers = peers
+		}
+	})
 	n1 := c.nodes["n1"]
 	term := n1.store.Term()
 	for _, tc := range []struct {
@@ -220,19 +227,24 @@ func TestReadNeedsMajorityAtOwnTerm(t *testing.T) {
 		{map[string]uint64{"n2": term - 1, "n3": term + 1}, ErrNotLeader},
 		{map[string]uint64{}, ErrNotLeader},
 	} {
-		n1.store.cfg.Peers = fixedTerms(tc.terms)
+		peers.use(fixedTerms(tc.terms))
 		if _, err := n1.store.ReadIndex(testContext(t)); !errors.Is(err, tc.want) {
 			t.Errorf("at term %d with %v: %v", term, tc.terms, err)
 		}
 	}
-	n1.store.cfg.Peers = nil
-	if _, err := n1.store.ReadIndex(testContext(t)); !errors.Is(err, ErrNotLeader) {
-		t.Errorf("with nobody to ask: %v", err)
-	}
-	n1.store.cfg.Peers = silent{}
+	peers.use(silent{})
 	if _, err := n1.store.ReadIndex(testContext(t)); !errors.Is(err, ErrNotLeader) {
 		t.Errorf("without an answer: %v", err)
 	}
+}
+
+// switched is Peers that can be changed.
+type switched struct{ now atomic.Pointer[Peers] }
+
+func (s *switched) use(p Peers)                   { s.now.Store(&p) }
+func (s *switched) Handle(method byte, h Handler) { (*s.now.Load()).Handle(method, h) }
+func (s *switched) Call(ctx context.Context, id, address string, method byte, request []byte) ([]byte, error) {
+	return (*s.now.Load()).Call(ctx, id, address, method, request)
 }
 
 type fixedTerms map[string]uint64

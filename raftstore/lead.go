@@ -94,6 +94,7 @@ func (s *Store) watchLeadership(notify <-chan bool) {
 func (s *Store) establish(epoch int) {
 	for {
 		term := s.raft.CurrentTerm()
+		go s.greet() // while the barrier commits
 		f := s.raft.Barrier(0)
 		err := f.Error()
 		if err == nil {
@@ -115,6 +116,24 @@ func (s *Store) establish(epoch int) {
 			return
 		}
 	}
+}
+
+// greet calls the other members, so that the first read finds connections.
+func (s *Store) greet() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	s.eachOther(func(server raft.Server) { s.askTerm(ctx, server) })
+}
+
+// eachOther runs f for all other members at once, and waits.
+func (s *Store) eachOther(f func(raft.Server)) {
+	var wg sync.WaitGroup
+	for _, server := range s.servers() {
+		if server.ID != raft.ServerID(s.cfg.NodeID) {
+			wg.Go(func() { f(server) })
+		}
+	}
+	wg.Wait()
 }
 
 // LeaderChanges tells of leadership: true when this node leads, has committed in
@@ -273,14 +292,15 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 	if s.cfg.Peers == nil {
 		return fmt.Errorf("%w: no way to ask the other voters", ErrNotLeader)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout)
+	now, _, moved := s.lead.get()
+	if now != term {
+		return ErrNotLeader
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*s.cfg.HeartbeatTimeout)
 	defer cancel()
 	answers := make(chan bool, len(others))
 	for _, server := range others {
-		go func() {
-			got, err := s.askTerm(ctx, server)
-			answers <- err == nil && got == term
-		}()
+		go func() { answers <- s.confirmedBy(ctx, server, term) }()
 	}
 	for range others {
 		select {
@@ -288,6 +308,8 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 			if yes {
 				votes++
 			}
+		case <-moved:
+			return fmt.Errorf("%w any more", ErrNotLeader)
 		case <-ctx.Done():
 			return fmt.Errorf("%w: the other voters did not answer: %w", ErrNotLeader, ctx.Err())
 		}
@@ -296,6 +318,26 @@ func (s *Store) confirm(ctx context.Context, term uint64) error {
 		}
 	}
 	return fmt.Errorf("%w: %d of %d voters confirmed term %d", ErrNotLeader, votes, voters, term)
+}
+
+// confirmRetry is how soon a voter that could not be reached is asked again.
+const confirmRetry = 10 * time.Millisecond
+
+// confirmedBy asks a peer until it answers, whether its term is this one.
+func (s *Store) confirmedBy(ctx context.Context, server raft.Server, term uint64) bool {
+	for {
+		asking, cancel := context.WithTimeout(ctx, s.cfg.HeartbeatTimeout)
+		got, err := s.askTerm(asking, server)
+		cancel()
+		if err == nil {
+			return got == term
+		}
+		select {
+		case <-time.After(confirmRetry):
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // askTerm asks a peer for its term, now.

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -219,6 +220,7 @@ type wires struct {
 
 type wire struct {
 	dark      bool          // nothing arrives either way
+	sendDark  bool          // nothing gets there
 	replyDark bool          // nothing comes back
 	reply     time.Duration // how long what comes back takes
 }
@@ -244,7 +246,7 @@ func (w *wires) get(address string) (wire, <-chan struct{}) {
 func (w *wires) dial(ctx context.Context, address string) (net.Conn, error) {
 	for {
 		state, change := w.get(address)
-		if !state.dark {
+		if !state.dark && !state.sendDark {
 			break
 		}
 		select {
@@ -358,7 +360,7 @@ func (c *wireConn) wait(d *deadline, from func() <-chan piece, p *piece) error {
 func (c *wireConn) Write(b []byte) (int, error) {
 	for {
 		state, change := c.wires.get(c.address)
-		if !state.dark {
+		if !state.dark && !state.sendDark {
 			return c.Conn.Write(b)
 		}
 		expired, moved := c.expiry(&c.slow)
@@ -413,3 +415,13 @@ type timeoutError struct{}
 func (timeoutError) Error() string   { return "i/o timeout on a test wire" }
 func (timeoutError) Timeout() bool   { return true }
 func (timeoutError) Temporary() bool { return true }
+
+// report logs how long something took, if it was done often enough to say.
+func report(t testing.TB, what string, took []time.Duration) {
+	if len(took) < 20 {
+		return
+	}
+	slices.Sort(took)
+	t.Logf("%s, %d times: p50 %v, p99 %v, most %v", what, len(took),
+		took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+}
