@@ -176,6 +176,7 @@ func until(t *testing.T, what string, done func() bool) {
 // acceptance later than the bound after the revocation was acknowledged, and
 // none of anything while the replica is stale.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	const bound = time.Second
 	n := authoritytest.Start(t, authoritytest.Options{Bound: bound})
 	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
@@ -234,6 +235,7 @@ func TestPartition(t *testing.T) {
 // TestRestart: a node that comes back is resumed from, and its replica never
 // accepts anything meanwhile that it could not vouch for.
 func TestRestart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	const bound = 2 * time.Second
 	n, stop, err := authoritytest.Run(t.Context(), dir, authoritytest.Options{Bound: bound})
@@ -272,6 +274,7 @@ func TestRestart(t *testing.T) {
 // TestRotation: keys change under running verification and no call is refused
 // for it; the old key's tokens go on.
 func TestRotation(t *testing.T) {
+	t.Parallel()
 	n := authoritytest.Start(t, authoritytest.Options{Bound: 500 * time.Millisecond})
 	r := n.Replica(t, "files", "corp")
 	v := verifier(t, r, capability.WithPrefixCache(100))
@@ -497,6 +500,7 @@ func TestOpenSaysWhyNot(t *testing.T) {
 // TestCheckpointsArrive follows the node's own audit log, and goes on from the
 // file in the next run.
 func TestCheckpointsArrive(t *testing.T) {
+	t.Parallel()
 	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
 	root := n.Root()
 	defer root.Close()
@@ -531,6 +535,7 @@ func TestCheckpointsArrive(t *testing.T) {
 // TestRenewal: a credential with less than a third of its life left is
 // replaced, in its file, by a better one.
 func TestRenewal(t *testing.T) {
+	t.Parallel()
 	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
 	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
 	if err != nil {
@@ -568,6 +573,7 @@ func TestRenewal(t *testing.T) {
 // TestAnotherNode: of two addresses one is dead, and both streams, keys and
 // leases find the other.
 func TestAnotherNode(t *testing.T) {
+	t.Parallel()
 	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
 	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
 	if err != nil {
@@ -590,5 +596,61 @@ func TestAnotherNode(t *testing.T) {
 		if err := allow(t.Context(), verifier(t, r), n.Mint(t, "corp", "agent-42", "max-calls 2").Token, "read"); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestOneConnectionLess breaks the replica's connections one after the other:
+// the other stream vouches meanwhile, and no call is refused.
+func TestOneConnectionLess(t *testing.T) {
+	t.Parallel()
+	const bound = 2 * time.Second
+	n := authoritytest.Start(t, authoritytest.Options{Bound: bound})
+	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var conns []net.Conn
+	cfg := n.Config(token)
+	cfg.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			conns = append(conns, c)
+		}
+		return c, err
+	}
+	c, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := authoritytest.Open(t, replica.Config{Client: c, Audiences: []string{"corp"}})
+	v := verifier(t, r)
+	text := n.Mint(t, "corp", "agent-42").Token
+	until(t, "both streams", func() bool { return r.Status().Streams == 2 })
+	cursor := r.Status().Cursor
+	for i := range 3 {
+		mu.Lock()
+		if len(conns) < 3 {
+			t.Fatalf("%d connections, not one for calls and one for each stream", len(conns))
+		}
+		broken := conns[i]
+		mu.Unlock()
+		broken.Close()
+		broke := time.Now()
+		n.Mint(t, "corp", "agent-43")
+		until(t, "recovery", func() bool {
+			if err := allow(t.Context(), v, text, "read"); err != nil {
+				t.Fatalf("connection %d was broken, %v: %v", i, r.Status(), err)
+			}
+			now := r.Status()
+			if now.Cursor.Index < cursor.Index || now.Cursor.Incarnation != cursor.Incarnation {
+				t.Fatalf("the cursor went from %v back to %v", cursor, now.Cursor)
+			}
+			cursor = now.Cursor
+			return time.Since(broke) > bound && now.Streams == 2
+		})
 	}
 }
