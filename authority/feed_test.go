@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -335,44 +336,50 @@ func TestPongWaitsForItsIndex(t *testing.T) {
 // and a read that fails serves nobody.
 func TestReadBeginsAfterItsPings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var reads, served []string
+		var mu sync.Mutex // over reads and served
+		var reads int
+		var served []string
 		var f *freshness
 		now := int64(0)
 		ask := func(who string) {
-			f.after(func(uint64) { served = append(served, who) })
+			f.after(func(uint64) {
+				mu.Lock()
+				defer mu.Unlock()
+				served = append(served, who)
+			})
 		}
 		f = &freshness{
 			bound: time.Second, window: 100 * time.Millisecond, asked: make(chan struct{}, 1),
 			clock: func() int64 { now++; return now }, through: func() uint64 { return 7 },
 		}
 		f.quorum = func(context.Context) (uint64, error) {
-			switch len(reads) {
-			case 0:
-				ask("during the first")
+			mu.Lock()
+			defer mu.Unlock()
+			switch reads++; reads {
 			case 1:
-				reads = append(reads, "fails")
+				ask("during the first")
+			case 2:
 				return 0, errors.New("no quorum")
 			}
-			reads = append(reads, "ok")
 			return 0, nil
+		}
+		check := func(n int, mark int64, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			if reads != n || !slices.Equal(served, want) || f.mark.Load() != mark {
+				t.Fatalf("after read %d (want %d): %v served, mark %d", reads, n, served, f.mark.Load())
+			}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		ask("before")
 		go f.run(ctx)
-		synctest.Wait()
-		if len(reads) != 1 || !slices.Equal(served, []string{"before"}) || f.mark.Load() != 1 {
-			t.Fatalf("after the first read: %v served, mark %d", served, f.mark.Load())
-		}
+		check(1, 1, "before")
 		time.Sleep(110 * time.Millisecond)
-		synctest.Wait()
-		if len(reads) != 2 || len(served) != 1 || f.mark.Load() != 1 {
-			t.Fatalf("after a read that failed: %v served, mark %d", served, f.mark.Load())
-		}
+		check(2, 1, "before") // it failed
 		time.Sleep(100 * time.Millisecond)
-		synctest.Wait()
-		if len(reads) != 3 || !slices.Equal(served, []string{"before", "during the first"}) || f.mark.Load() != 3 {
-			t.Fatalf("after the third read: %v served, mark %d", served, f.mark.Load())
-		}
+		check(3, 3, "before", "during the first")
 	})
 }
