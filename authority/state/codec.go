@@ -57,7 +57,10 @@ func newBody(k Kind) any {
 	case KindReincarnate:
 		return new(Reincarnate)
 	}
-	return newAttestBody(k)
+	if body := newAttestBody(k); body != nil {
+		return body
+	}
+	return newMemberBody(k)
 }
 
 // EncodeCommand encodes one command; body is a pointer to the struct of h.Kind.

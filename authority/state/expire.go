@@ -32,6 +32,7 @@ func (a *applier) expire(h *Header, b *Expire) (*ExpireResult, error) {
 		}
 	}
 	a.expireChallenges(b.T)
+	a.expireJoinTokens(b.T)
 	keys := a.expireKeys(b.T)
 	if r != (ExpireResult{}) || keys {
 		a.audit(h, auditRecord{

@@ -84,6 +84,7 @@ type memory struct {
 	budgets     int
 	events      events
 	hashes      hashRing
+	cluster     cluster
 	set         *revocation.Set // of what is revoked, for verifiers
 }
 
@@ -118,7 +119,7 @@ func newMemory(events int, set *revocation.Set) *memory {
 		set:    set,
 		tokens: newTokenIndex(), revoked: newRevoked(), services: make(map[string]*ServiceRecord),
 		keys: make(map[keyName]SealedKey), generations: make(map[string][]GenerationRecord),
-		events: newEvents(events),
+		events: newEvents(events), cluster: newCluster(),
 	}
 }
 
@@ -262,6 +263,9 @@ func (a *applier) dispatch(h *Header, body any) (any, error) {
 		return nil, a.reincarnate(h, b)
 	}
 	if value, ok, err := a.dispatchAttest(h, body); ok {
+		return value, err
+	}
+	if value, ok, err := a.dispatchMembers(h, body); ok {
 		return value, err
 	}
 	panic(fmt.Errorf("%w: %T", ErrUnknownCommand, body))

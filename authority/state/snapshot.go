@@ -25,7 +25,7 @@ var ErrSnapshot = errors.New("state: unreadable snapshot")
 // in their fixed order its records (length of the key plus 1, key, length of the
 // value, value; lengths as uvarints) and a 0; then SHA-256 of all before.
 const (
-	snapshotMagic = "writ state snapshot 2\n"
+	snapshotMagic = "writ state snapshot 3\n"
 	maxKey        = 1 << 10
 	maxValue      = 1 << 20
 	restoreTx     = 1 << 14 // records that one transaction of a restore writes
@@ -35,7 +35,8 @@ const (
 // names it: a version adds buckets at the end.
 var snapshotBuckets = map[string]int{
 	"writ state snapshot 1\n": 12, // up to generations
-	snapshotMagic:             13, // and attest
+	"writ state snapshot 2\n": 13, // and attest
+	snapshotMagic:             14, // and members
 }
 
 // snapshot is a state as it was: a read transaction of the state file.
@@ -310,6 +311,8 @@ func (m *memory) loadRecord(bucket, k, v []byte) error {
 		m.generations[string(k)] = r
 	case string(bucketAttest):
 		return loadAttest(k, v)
+	case string(bucketMembers):
+		return m.cluster.load(k, v)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ var (
 	bucketGenerations = []byte("generations") // audience → []GenerationRecord
 
 	buckets = [][]byte{bucketMeta, bucketTokens, bucketRevocations, bucketBudgets, bucketLeases, bucketLeaseTokens,
-		bucketLessees, bucketRequests, bucketServices, bucketKeys, bucketEpochs, bucketGenerations, bucketAttest}
+		bucketLessees, bucketRequests, bucketServices, bucketKeys, bucketEpochs, bucketGenerations, bucketAttest, bucketMembers}
 )
 
 var keyMeta = []byte("meta")

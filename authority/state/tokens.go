@@ -83,7 +83,10 @@ func newResult(k Kind) any {
 	case KindAddService:
 		return new(ServiceRecord)
 	}
-	return newAttestResult(k)
+	if r := newAttestResult(k); r != nil {
+		return r
+	}
+	return newMemberResult(k)
 }
 
 // remember keeps the result of a request. A token's record is its own memory.
