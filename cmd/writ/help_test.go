@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/caveats"
 )
 
 // everyCommand walks the tree of commands, hidden ones left out.
@@ -62,6 +65,31 @@ func TestHelpReadsAlike(t *testing.T) {
 		if c.Runnable() && !c.HasSubCommands() && !strings.HasSuffix(out.String(), "Examples:\n"+c.Example+"\n") {
 			t.Errorf("%s: help does not end with an example:\n%s", path, out.String())
 		}
+	}
+}
+
+var topicCondition = regexp.MustCompile(`(?m)^  (\S.*?)(?:  .*)?$`)
+
+// TestVocabularyReads: every condition that the topic caveats shows can be read.
+func TestVocabularyReads(t *testing.T) {
+	read := 0
+	for _, topic := range topics {
+		if topic.name != "caveats" {
+			continue
+		}
+		for _, m := range topicCondition.FindAllStringSubmatch(topic.text, -1) {
+			condition := strings.TrimSpace(m[1])
+			if strings.Contains(condition, "…") || strings.HasPrefix(condition, "writ ") {
+				continue
+			}
+			read++
+			if _, err := caveats.Complete(rand.Reader, condition); err != nil {
+				t.Errorf("%q: %v", condition, err)
+			}
+		}
+	}
+	if read < 14 {
+		t.Errorf("found %d conditions in the topic, not at least 14", read)
 	}
 }
 

@@ -66,25 +66,28 @@ The environment wins over the file (WRIT_DATA_DIR), and flags over both (--data-
 Conditions are a conjunction: each one only narrows. One that a service does not
 know denies.
 
-  time-before T               before this moment (RFC 3339)
-  time-after T                after this moment
-  action A B …                the action is one of these
-  resource P Q …              the resource matches one pattern: exact, files/reports/**
-                              (everything under), files/*/meta (one segment)
-  argument NAME op VALUE      a limit on an argument of the call
-  service S …                 the service is one of these
-  client-ip CIDR …            the caller's address
-  max-calls N                 at most N calls through this point of the tree
-  max-rate N/D                at most N calls in D (1s, 1m, …) at each verifier
-  context KEY op VALUE        a fact that the service supplies
-  holder K …                  proof of possession of one of these keys (jkt:…, x5t:…)
-  request HASH                this one request
-  branch [LABEL]              always true; names the branch, so that it can be revoked
-  device ID                   denies when that device is revoked
-  log LEVEL                   the service must log the call
-  ext:NAME …                  a service's own condition
+  time-before 2030-01-02T15:04:05Z  before this moment (RFC 3339)
+  time-after 2030-01-02T15:04:05Z   after this moment
+  action read list                  the action is one of these
+  resource files/q3 files/reports/** files/*/meta
+                                    the resource matches one: exact, everything below,
+                                    one segment whatever it is
+  argument amount <= 99.50          an argument of the call: =, <, <=, >, >= a number
+  argument region in eu us          is one value, in several, prefix a text
+  context env is prod               a fact that the service supplies, likewise
+  service files mail                the service is one of these
+  client-ip 10.0.0.0/8 2001:db8::1  the caller's address
+  max-calls 3                       at most so many calls through this point of the tree
+  max-rate 5/1s                     at most so many in a time, at each verifier
+  holder jkt:…                      proof of possession of one of these keys (jkt:, x5t:)
+  request …                         this one request
+  branch helper                     always true; names the branch, so that it can be revoked
+  device …                          denies when that device is revoked
+  log metadata                      the service must log the call: minimal, metadata, full
+  ext:tenant blue                   a service's own condition
 
-writ inspect says in plain English what each condition of a token demands.
+Words are apart by one space; one with a space in it stands in double quotes. writ
+inspect says in plain English what each condition of a token demands.
 
   writ attenuate -c 'action read' -c 'resource files/reports/**' < t > t2`},
 }
