@@ -54,6 +54,17 @@ func ParseBearer(value string) (string, error) {
 	return token, nil
 }
 
+// ParseToken is ParseBearer for a caller that reads proofs of possession: the
+// scheme DPoP is accepted too, and dpop tells that it was that.
+func ParseToken(value string) (token string, dpop bool, err error) {
+	token, known := parseAuthorization(value, true)
+	if known && !plausible(token) {
+		return "", false, &capability.Refusal{Code: capability.CodeMalformed, Detail: "not a token in text form"}
+	}
+	scheme, _, _ := strings.Cut(value, " ")
+	return token, known && strings.EqualFold(scheme, "DPoP"), nil
+}
+
 // ParseDischarges returns the texts in the values of Writ-Discharges headers.
 // Errors: CodeMalformed, CodeTooLarge.
 func ParseDischarges(values []string) ([]string, error) {

@@ -20,6 +20,18 @@
 // writ-discharges. A request caveat names an HTTP request, which a gRPC call
 // is not: such a token is refused with request_mismatch.
 //
+// # Proof of possession
+//
+// With Config.Proofs the scheme is DPoP and the proof (RFC 9449) stands in the
+// metadata dpop, one value. A gRPC call is an HTTP request, so a proof says what
+// HTTP says: htm is POST, htu is "https://" with the authority that the client
+// dialed, and the full method name, such as
+// https://files.corp.example/files.v1.Files/Get. The scheme is https even
+// without TLS. The message is not in the proof. A refusal for want of the
+// server's nonce has it in its ErrorInfo, as dpop_nonce. Holder-bound tokens
+// are also proved by a TLS client certificate, with either scheme. A client
+// gives a Prover of Prove to grpc.WithPerRPCCredentials.
+//
 // # Streams
 //
 // A stream is judged when it opens if the method's resource does not depend on

@@ -16,6 +16,7 @@ import (
 
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/capability/guard"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 // DefaultRecheck is how long a stream runs before what crosses it is judged
@@ -35,6 +36,9 @@ type Config struct {
 	// Holder reads the evidence of key possession that came with a call, such
 	// as the TLS client certificate in the context's peer; nil is none.
 	Holder func(ctx context.Context, token string) capability.HolderProof
+	// Proofs, if set, replaces Holder: it judges DPoP proofs in the metadata and
+	// the TLS client's certificate, and the scheme DPoP is accepted.
+	Proofs *pop.Verifier
 }
 
 // Method is what the calls of a method mean. Action and Resource (or
@@ -65,6 +69,7 @@ type Guard struct {
 	open    map[string]bool
 	recheck time.Duration
 	holder  func(context.Context, string) capability.HolderProof
+	proofs  *pop.Verifier
 }
 
 // New returns a guard. The options are those that are not for HTTP only.
@@ -77,7 +82,10 @@ func New(v guard.Verifier, c Config, opts ...guard.Option) (*Guard, error) {
 		return nil, errors.New("grpcguard: negative Recheck")
 	}
 	g := &Guard{judge: judge, methods: make(map[string]*mapping), open: make(map[string]bool),
-		recheck: c.Recheck, holder: c.Holder}
+		recheck: c.Recheck, holder: c.Holder, proofs: c.Proofs}
+	if c.Holder != nil && c.Proofs != nil {
+		return nil, errors.New("grpcguard: both Holder and Proofs")
+	}
 	if g.recheck == 0 {
 		g.recheck = DefaultRecheck
 	}
@@ -161,7 +169,7 @@ func (g *Guard) mapped(ctx context.Context, method string) (*mapping, error) {
 
 // allow judges a call by its message; nil for a mapping that needs none.
 func (g *Guard) allow(ctx context.Context, m *mapping, message any) (*guard.Grant, error) {
-	cred, err := credential(ctx)
+	cred, dpop, err := g.credential(ctx)
 	if err != nil {
 		return nil, g.refuse(ctx, m, err)
 	}
@@ -172,23 +180,33 @@ func (g *Guard) allow(ctx context.Context, m *mapping, message any) (*guard.Gran
 	if err != nil {
 		return nil, g.refuse(ctx, m, err)
 	}
-	if g.holder != nil {
+	switch {
+	case g.holder != nil:
 		req.Holder = g.holder(ctx, cred.Token)
+	case g.proofs != nil:
+		req.Holder = g.proofs.Holder(evidence(ctx, m.name, cred.Token, dpop))
 	}
 	grant, err := m.judge.Allow(ctx, cred, &req, m.name)
 	if err != nil {
-		return nil, g.refuse(ctx, m, err)
+		return nil, g.refuseProof(ctx, m, err, req.Holder)
 	}
 	return grant, nil
 }
 
 func (g *Guard) refuse(ctx context.Context, m *mapping, err error) error {
+	return g.refuseProof(ctx, m, err, nil)
+}
+
+func (g *Guard) refuseProof(ctx context.Context, m *mapping, err error, holder capability.HolderProof) error {
 	if shape, ok := errors.AsType[*shapeError](err); ok {
 		return badRequest(m.judge.BadRequest(ctx, shape, nil, m.name))
 	}
 	d, ok := errors.AsType[*guard.Denial](err)
 	if !ok {
 		d = m.judge.Deny(ctx, err, nil, m.name)
+	}
+	if g.proofs != nil {
+		return statusOf(d, proofInfo(g.proofs, holder)...)
 	}
 	return statusOf(d)
 }
@@ -199,21 +217,26 @@ const (
 	dischargesKey    = "writ-discharges"
 )
 
-// credential reads the credential from the incoming metadata.
-func credential(ctx context.Context) (guard.Credential, error) {
+// credential reads the credential from the incoming metadata, and whether its
+// scheme was DPoP.
+func (g *Guard) credential(ctx context.Context) (cred guard.Credential, dpop bool, err error) {
 	values := metadata.ValueFromIncomingContext(ctx, authorizationKey)
 	if len(values) > 1 {
-		return guard.Credential{}, &shapeError{"two authorization values"}
+		return cred, false, &shapeError{"two authorization values"}
 	}
 	if len(values) == 0 {
-		return guard.Credential{}, nil
+		return cred, false, nil
 	}
-	token, err := guard.ParseBearer(values[0])
-	if err != nil || token == "" {
-		return guard.Credential{}, err
+	if g.proofs != nil {
+		cred.Token, dpop, err = guard.ParseToken(values[0])
+	} else {
+		cred.Token, err = guard.ParseBearer(values[0])
 	}
-	discharges, err := guard.ParseDischarges(metadata.ValueFromIncomingContext(ctx, dischargesKey))
-	return guard.Credential{Token: token, Discharges: discharges}, err
+	if err != nil || cred.Token == "" {
+		return guard.Credential{}, false, err
+	}
+	cred.Discharges, err = guard.ParseDischarges(metadata.ValueFromIncomingContext(ctx, dischargesKey))
+	return cred, dpop, err
 }
 
 // withoutCredential keeps the credential from a handler that copies incoming
@@ -225,6 +248,7 @@ func withoutCredential(ctx context.Context) context.Context {
 	}
 	md.Delete(authorizationKey)
 	md.Delete(dischargesKey)
+	md.Delete(proofKey)
 	return metadata.NewIncomingContext(ctx, md)
 }
 

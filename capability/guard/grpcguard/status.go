@@ -42,8 +42,9 @@ func CodeOf(err error) capability.Code {
 	return ""
 }
 
-// statusOf is what a stranger may know of a denial.
-func statusOf(d *guard.Denial) error {
+// statusOf is what a stranger may know of a denial. Info is pairs of keys and
+// values for its ErrorInfo.
+func statusOf(d *guard.Denial, info ...string) error {
 	message := "no credential"
 	if d.Code != "" {
 		message = string(d.Code)
@@ -52,13 +53,16 @@ func statusOf(d *guard.Denial) error {
 	s := status.New(c, message)
 	if c == codes.ResourceExhausted || c == codes.Unavailable {
 		retry := &errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)}
-		return withInfo(s, string(d.Code), d.Reference, protoadapt.MessageV1Of(retry))
+		return withInfo(s, string(d.Code), d.Reference, info, protoadapt.MessageV1Of(retry))
 	}
-	return withInfo(s, string(d.Code), d.Reference)
+	return withInfo(s, string(d.Code), d.Reference, info)
 }
 
-func withInfo(s *status.Status, reason, reference string, more ...protoadapt.MessageV1) error {
+func withInfo(s *status.Status, reason, reference string, pairs []string, more ...protoadapt.MessageV1) error {
 	info := &errdetails.ErrorInfo{Reason: reason, Domain: Domain, Metadata: map[string]string{"reference": reference}}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		info.Metadata[pairs[i]] = pairs[i+1]
+	}
 	with, err := s.WithDetails(append(more, protoadapt.MessageV1Of(info))...)
 	if err != nil {
 		return s.Err()
@@ -73,7 +77,7 @@ func (e *shapeError) Error() string { return e.detail }
 
 // badRequest is the status of a shapeError.
 func badRequest(reference string) error {
-	return withInfo(status.New(codes.InvalidArgument, "bad_request"), "bad_request", reference)
+	return withInfo(status.New(codes.InvalidArgument, "bad_request"), "bad_request", reference, nil)
 }
 
 // shape makes err a refusal of the call's form unless it carries a code.

@@ -70,7 +70,7 @@ func (s *stream) refused() error {
 // plausible refuses a stream without a credential before any message is read.
 func (s *stream) plausible() error {
 	ctx := s.ServerStream.Context()
-	cred, err := credential(ctx)
+	cred, _, err := s.guard.credential(ctx)
 	if err == nil && cred.Token == "" {
 		err = guard.ErrNoCredential
 	}

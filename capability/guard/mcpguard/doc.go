@@ -34,6 +34,19 @@
 // both before the tool's handler runs; the Grant (guard.FromContext) is the
 // way to pass it on.
 //
+// # Proof of possession
+//
+// With Config.Proofs a DPoP proof (RFC 9449) stands in the request's _meta under
+// ProofKey, over whatever transport. It is made for Config.Endpoint: its htm is
+// the JSON-RPC method, such as tools/call; its htu is the endpoint, and for
+// tools/call a slash and the tool's name (percent-encoded) after it, such as
+// mcp://tools.corp.example/pay. Over HTTP the proof may stand in the header
+// DPoP instead, with the scheme DPoP, as pop.Transport has it: htm is then POST and
+// htu the endpoint; every message of a batch would need one of its own, so a
+// batch is refused. Arguments are in neither. A refusal for want of the
+// server's nonce has it in its data as dpop_nonce. AttachProof is the client's
+// side; it tries again with that nonce.
+//
 // # Refusals
 //
 // A refusal is a JSON-RPC error, not a result with IsError: the call never

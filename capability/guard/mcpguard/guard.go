@@ -12,6 +12,7 @@ import (
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/capability/guard"
 	"github.com/writ-dev/writ/caveats"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 // MetaKey is where a token stands in a request's _meta.
@@ -40,6 +41,13 @@ type Config struct {
 	// Holder reads the evidence of key possession that came with a request; nil
 	// is none.
 	Holder func(ctx context.Context, r mcp.Request, token string) capability.HolderProof
+	// Proofs, if set, replaces Holder: it judges DPoP proofs in _meta and in the
+	// request's header. Its origins have that of Endpoint.
+	Proofs *pop.Verifier
+	// Endpoint is what proofs are made for: the URL that clients of the HTTP
+	// transport are given, such as https://tools.corp.example/mcp, or a name of
+	// the server's, such as mcp://tools.corp.example. Required with Proofs.
+	Endpoint string
 }
 
 // Tool is what the calls of one tool mean.
@@ -67,6 +75,7 @@ type Guard struct {
 	config Config
 	open   map[string]bool
 	maps   map[string]Mapping
+	path   string // of Endpoint
 }
 
 const methodCallTool = "tools/call"
@@ -83,6 +92,11 @@ func New(v guard.Verifier, c Config, opts ...guard.Option) (*Guard, error) {
 		"resources/list":           list("resources"),
 		"resources/templates/list": list("resources"),
 	}}
+	if c.Proofs != nil {
+		if g.path, err = endpointPath(c); err != nil {
+			return nil, err
+		}
+	}
 	if c.OpenLists {
 		for m := range g.maps {
 			g.open[m] = true
@@ -136,9 +150,15 @@ func (g *Guard) Middleware() mcp.Middleware {
 
 // judgeRequest returns the Grant and the request as the handler may see it.
 func (g *Guard) judgeRequest(ctx context.Context, method string, r mcp.Request) (*guard.Grant, mcp.Request, error) {
-	cred, err := credential(r)
+	cred, dpop, err := g.credential(r)
 	if err != nil {
 		return nil, nil, g.refuse(ctx, method, err)
+	}
+	var evidence pop.Evidence
+	if g.config.Proofs != nil {
+		if evidence, err = g.evidence(method, r, cred.Token, dpop); err != nil {
+			return nil, nil, g.refuse(ctx, method, err)
+		}
 	}
 	if cred.Token == "" {
 		return nil, nil, g.refuse(ctx, method, guard.ErrNoCredential)
@@ -162,12 +182,15 @@ func (g *Guard) judgeRequest(ctx context.Context, method string, r mcp.Request) 
 		return nil, nil, g.refuse(ctx, where, err)
 	}
 	req := &capability.Request{Action: call.Action, Resource: call.Resource, Arguments: call.Arguments}
-	if g.config.Holder != nil {
+	switch {
+	case g.config.Holder != nil:
 		req.Holder = g.config.Holder(ctx, r, cred.Token)
+	case g.config.Proofs != nil:
+		req.Holder = g.config.Proofs.Holder(evidence)
 	}
 	grant, err := g.judge.Allow(ctx, cred, req, where)
 	if err != nil {
-		return nil, nil, g.refuse(ctx, where, err)
+		return nil, nil, g.refuseProof(ctx, where, err, req.Holder)
 	}
 	return grant, r, nil
 }
@@ -227,15 +250,21 @@ func name(p *mcp.CallToolParamsRaw) string {
 type refusalData struct {
 	Code      string `json:"code,omitempty"`
 	Reference string `json:"reference"`
+	Nonce     string `json:"dpop_nonce,omitempty"`
+	Error     string `json:"dpop_error,omitempty"`
 }
 
 // refuse makes a JSON-RPC error of what a stranger may know.
 func (g *Guard) refuse(ctx context.Context, where string, err error) error {
+	return g.refuseProof(ctx, where, err, nil)
+}
+
+func (g *Guard) refuseProof(ctx context.Context, where string, err error, holder capability.HolderProof) error {
 	d, ok := errors.AsType[*guard.Denial](err)
 	if !ok {
 		if !carriesCode(err) {
 			reference := g.judge.BadRequest(ctx, err, nil, where)
-			return wireError(jsonrpc.CodeInvalidParams, "bad_request", refusalData{"bad_request", reference})
+			return wireError(jsonrpc.CodeInvalidParams, "bad_request", refusalData{Code: "bad_request", Reference: reference})
 		}
 		d = g.judge.Deny(ctx, err, nil, where)
 	}
@@ -243,7 +272,14 @@ func (g *Guard) refuse(ctx context.Context, where string, err error) error {
 	if d.Code != "" {
 		message = string(d.Code)
 	}
-	return wireError(CodeRefused, message, refusalData{string(d.Code), d.Reference})
+	data := refusalData{Code: string(d.Code), Reference: d.Reference}
+	if v := g.config.Proofs; v != nil {
+		data.Nonce = v.Nonce(holder)
+		if v.NonceWanted(holder) {
+			data.Error = useNonce
+		}
+	}
+	return wireError(CodeRefused, message, data)
 }
 
 func carriesCode(err error) bool {
@@ -274,44 +310,43 @@ func CodeOf(err error) capability.Code {
 	return capability.Code(data.Code)
 }
 
-// credential reads the token from the request's own header or _meta.
-func credential(r mcp.Request) (guard.Credential, error) {
-	var cred guard.Credential
+// credential reads the token from the request's own header or _meta, and
+// whether the header's scheme was DPoP.
+func (g *Guard) credential(r mcp.Request) (cred guard.Credential, dpop bool, err error) {
 	if extra := r.GetExtra(); extra != nil {
 		values := extra.Header.Values("Authorization")
 		if len(values) > 1 {
-			return cred, errors.New("two Authorization headers")
+			return cred, false, errors.New("two Authorization headers")
 		}
-		if len(values) == 1 {
-			token, err := guard.ParseBearer(values[0])
-			if err != nil {
-				return cred, err
-			}
-			cred.Token = token
+		if len(values) == 1 && g.config.Proofs != nil {
+			cred.Token, dpop, err = guard.ParseToken(values[0])
+		} else if len(values) == 1 {
+			cred.Token, err = guard.ParseBearer(values[0])
 		}
-		discharges, err := guard.ParseDischarges(extra.Header.Values(guard.DischargesHeader))
 		if err != nil {
-			return cred, err
+			return cred, false, err
 		}
-		cred.Discharges = discharges
+		if cred.Discharges, err = guard.ParseDischarges(extra.Header.Values(guard.DischargesHeader)); err != nil {
+			return cred, false, err
+		}
 	}
 	p := r.GetParams()
 	if isNil(p) {
-		return cred, nil
+		return cred, dpop, nil
 	}
 	v, ok := p.GetMeta()[MetaKey]
 	if !ok {
-		return cred, nil
+		return cred, dpop, nil
 	}
 	text, ok := v.(string)
 	if !ok || len(text) > capability.MaxTextSize {
-		return cred, errors.New("a capability in _meta that is no text")
+		return cred, false, errors.New("a capability in _meta that is no text")
 	}
 	if cred.Token != "" && cred.Token != text {
-		return cred, errors.New("two different capabilities, in the header and in _meta")
+		return cred, false, errors.New("two different capabilities, in the header and in _meta")
 	}
 	cred.Token = text
-	return cred, nil
+	return cred, dpop, nil
 }
 
 // extraWithout is the request's extra without the credential. The header is
@@ -322,7 +357,7 @@ func extraWithout(extra *mcp.RequestExtra) *mcp.RequestExtra {
 	}
 	out := *extra
 	out.Header = extra.Header.Clone()
-	for _, name := range []string{"Authorization", guard.DischargesHeader} {
+	for _, name := range []string{"Authorization", guard.DischargesHeader, pop.Header} {
 		out.Header.Del(name)
 	}
 	return &out

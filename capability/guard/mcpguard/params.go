@@ -53,11 +53,14 @@ func withoutCredential(r mcp.Request) (mcp.Request, error) {
 }
 
 func withoutKey(meta map[string]any) map[string]any {
-	if _, ok := meta[MetaKey]; !ok {
+	_, token := meta[MetaKey]
+	_, proof := meta[ProofKey]
+	if !token && !proof {
 		return meta
 	}
 	out := maps.Clone(meta)
 	delete(out, MetaKey)
+	delete(out, ProofKey)
 	return out
 }
 
@@ -94,16 +97,24 @@ func Attach(source Source) mcp.Middleware {
 			if t == nil {
 				return nil, guard.ErrNoCredential
 			}
-			q := copyParams(p)
-			meta := maps.Clone(q.GetMeta())
-			if meta == nil {
-				meta = make(map[string]any)
-			}
-			meta[MetaKey] = t.Text()
-			q.SetMeta(meta)
-			return next(ctx, method, copyRequest(r, q))
+			return next(ctx, method, withMeta(r, p, t.Text(), ""))
 		}
 	}
+}
+
+// withMeta returns the request with a token, and a proof if there is one, in its _meta.
+func withMeta(r mcp.Request, p mcp.Params, token, proof string) mcp.Request {
+	q := copyParams(p)
+	meta := maps.Clone(q.GetMeta())
+	if meta == nil {
+		meta = make(map[string]any)
+	}
+	meta[MetaKey] = token
+	if proof != "" {
+		meta[ProofKey] = proof
+	}
+	q.SetMeta(meta)
+	return copyRequest(r, q)
 }
 
 // handshake reports whether the method is one that no guard judges.

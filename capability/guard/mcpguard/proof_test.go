@@ -1,0 +1,178 @@
+package mcpguard_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/capability/guard"
+	"github.com/writ-dev/writ/capability/guard/internal/guardtest"
+	"github.com/writ-dev/writ/capability/guard/mcpguard"
+	"github.com/writ-dev/writ/caveats"
+	"github.com/writ-dev/writ/caveats/pop"
+)
+
+const endpoint = "mcp://tools.corp.example"
+
+func proofs(tb testing.TB, c pop.Config) *pop.Verifier {
+	tb.Helper()
+	if len(c.Origins) == 0 {
+		c.Origins = []string{endpoint}
+	}
+	v, err := pop.New(c)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return v
+}
+
+// bound is a token that is bound to a fresh key.
+func bound(tb testing.TB, a *guardtest.Authority) (*pop.Key, *capability.Token) {
+	tb.Helper()
+	k, err := pop.GenerateKey(pop.Ed25519)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	holder, err := caveats.Holder(k.HolderKey())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return k, a.Token(tb, holder)
+}
+
+func pay(tb testing.TB, cs *mcp.ClientSession) error {
+	tb.Helper()
+	_, err := cs.CallTool(tb.Context(), &mcp.CallToolParams{Name: "pay", Arguments: json.RawMessage(`{"amount":1}`)})
+	return err
+}
+
+func TestProof(t *testing.T) {
+	nonces, err := pop.NewNonces(nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, cfg := range map[string]pop.Config{"without nonces": {}, "with nonces": {Nonces: nonces}} {
+		t.Run(name, func(t *testing.T) {
+			a := guardtest.For(t)
+			server, got := newServer(t, newGuard(t, a, mcpguard.Config{Proofs: proofs(t, cfg), Endpoint: endpoint}))
+			k, token := bound(t, a)
+			cs := connect(t, server, mcpguard.AttachProof(mcpguard.Static(token), k, endpoint))
+			for range 2 {
+				if err := pay(t, cs); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, ok := got.meta[mcpguard.ProofKey]; ok || got.arguments != `{"amount":1}` {
+				t.Errorf("the tool sees the proof, or not its arguments: %+v", got)
+			}
+			if _, err := cs.ListTools(t.Context(), nil); err != nil {
+				t.Errorf("tools/list: %v", err)
+			}
+		})
+	}
+}
+
+func TestProofRefusals(t *testing.T) {
+	a := guardtest.For(t)
+	server, got := newServer(t, newGuard(t, a, mcpguard.Config{Proofs: proofs(t, pop.Config{}), Endpoint: endpoint}))
+	k, token := bound(t, a)
+	good := pop.Call{Method: "tools/call", URI: endpoint + "/pay", Token: token.Text()}
+	prove := func(change func(*pop.Call)) string {
+		t.Helper()
+		c := good
+		if change != nil {
+			change(&c)
+		}
+		proof, err := k.Prove(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return proof
+	}
+	used := prove(nil)
+	for _, c := range []struct {
+		name  string
+		proof any
+		code  capability.Code
+		bad   bool // malformed, whatever the token
+	}{
+		{"accepted", used, "", false},
+		{"seen before", used, capability.CodeReplayed, false},
+		{"none", nil, capability.CodeHolderProof, false},
+		{"another tool", prove(func(c *pop.Call) { c.URI = endpoint + "/files%2Fread" }), capability.CodeHolderProof, false},
+		{"another method", prove(func(c *pop.Call) { c.Method = "tools/list" }), capability.CodeHolderProof, false},
+		{"another server", prove(func(c *pop.Call) { c.URI = "mcp://evil.example/pay" }), capability.CodeHolderProof, false},
+		{"another token", prove(func(c *pop.Call) { c.Token += "A" }), capability.CodeHolderProof, false},
+		{"no text", 7, "", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			*got = seen{}
+			cs := connect(t, server, func(next mcp.MethodHandler) mcp.MethodHandler {
+				return func(ctx context.Context, method string, r mcp.Request) (mcp.Result, error) {
+					if ct, ok := r.(*mcp.CallToolRequest); ok {
+						ct.Params.Meta = mcp.Meta{mcpguard.MetaKey: token.Text()}
+						if c.proof != nil {
+							ct.Params.Meta[mcpguard.ProofKey] = c.proof
+						}
+					}
+					if p, ok := r.GetParams().(*mcp.CallToolParams); ok {
+						p.Meta = mcp.Meta{mcpguard.MetaKey: token.Text()}
+						if c.proof != nil {
+							p.Meta[mcpguard.ProofKey] = c.proof
+						}
+					}
+					return next(ctx, method, r)
+				}
+			})
+			err := pay(t, cs)
+			if mcpguard.CodeOf(err) != c.code || (err == nil) != (c.code == "" && !c.bad) {
+				t.Fatalf("%v, want %q", err, c.code)
+			}
+			if (got.arguments != "") != (err == nil) {
+				t.Errorf("the tool ran, or not: %+v", got)
+			}
+		})
+	}
+}
+
+// Over HTTP the proof may stand in the header, as one line of client has it.
+func TestProofInHeader(t *testing.T) {
+	a := guardtest.For(t)
+	var server *mcp.Server
+	ts := httptest.NewServer(mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil))
+	t.Cleanup(ts.Close) // after the sessions have ended
+	server, got := newServer(t, newGuard(t, a, mcpguard.Config{
+		Proofs: proofs(t, pop.Config{Origins: []string{ts.URL}}), Endpoint: ts.URL + "/mcp",
+	}))
+	k, token := bound(t, a)
+	hc := &http.Client{Transport: &guard.Transport{Token: token, Base: &pop.Transport{Signer: k}}}
+	cs := session(t, &mcp.StreamableClientTransport{Endpoint: ts.URL + "/mcp", HTTPClient: hc}, func() {})
+	if err := pay(t, cs); err != nil {
+		t.Fatal(err)
+	}
+	for name := range got.header {
+		if strings.EqualFold(name, "DPoP") || name == "Authorization" {
+			t.Errorf("the tool sees %s", name)
+		}
+	}
+	bare := &http.Client{Transport: &guard.Transport{Token: token}}
+	cs = session(t, &mcp.StreamableClientTransport{Endpoint: ts.URL + "/mcp", HTTPClient: bare}, func() {})
+	if err := pay(t, cs); mcpguard.CodeOf(err) != capability.CodeHolderProof {
+		t.Errorf("without a proof: %v", err)
+	}
+}
+
+func TestProofConfig(t *testing.T) {
+	a := guardtest.For(t)
+	for _, bad := range []string{"", "tools", "/mcp", "mcp://u@tools", "https://tools/mcp?x=1"} {
+		if _, err := mcpguard.New(a.Verifier, mcpguard.Config{Proofs: proofs(t, pop.Config{}), Endpoint: bad}); err == nil {
+			t.Errorf("endpoint %q is accepted", bad)
+		}
+	}
+}
