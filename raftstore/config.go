@@ -114,6 +114,9 @@ type Config struct {
 	// same, the Store stops taking part: it acknowledges nothing any more.
 	OnFatal func(error)
 
+	// Faults is for tests, see raftstoretest. Nil leaves the disk alone.
+	Faults Faults
+
 	// Logger gets Raft's messages too. Nil discards.
 	Logger *slog.Logger
 

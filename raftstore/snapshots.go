@@ -50,8 +50,9 @@ type snapshotInfo struct {
 
 // snapshots implements raft.SnapshotStore.
 type snapshots struct {
-	dir   string
-	fatal func(error) // for a failed sync
+	dir    string
+	fatal  func(error) // for a failed sync
+	faults Faults      // nil but in tests
 
 	mu    sync.Mutex
 	metas []*raft.SnapshotMeta // newest first
@@ -304,7 +305,7 @@ func (k *snapshotSink) Close() error {
 		_, err = k.f.Write(k.sum.Sum(nil))
 	}
 	if err == nil {
-		if err = k.f.Sync(); err != nil && !outOfSpace(err) {
+		if err = k.sync(); err != nil && !outOfSpace(err) {
 			k.store.fatal(fmt.Errorf("raftstore: %s: sync failed: %w", k.f.Name(), err))
 		}
 	}
@@ -323,6 +324,13 @@ func (k *snapshotSink) Close() error {
 		return err
 	}
 	return k.store.add(k.meta)
+}
+
+func (k *snapshotSink) sync() error {
+	if k.store.faults != nil {
+		return k.store.faults.Write(k.f.Sync)
+	}
+	return k.f.Sync()
 }
 
 // add takes in a completed snapshot and removes those beyond retainSnapshots.

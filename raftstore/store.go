@@ -148,6 +148,10 @@ func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
 			break
 		}
 	}
+	if f := s.cfg.Faults; f != nil {
+		s.guard.logs, s.guard.stable = unreliableLogs{s.guard.logs, f}, unreliableStable{s.guard.stable, f}
+		s.snaps.faults = f
+	}
 	if s.cfg.wrapLogs != nil {
 		s.guard.logs = s.cfg.wrapLogs(s.guard.logs)
 	}
