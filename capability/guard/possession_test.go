@@ -1,0 +1,429 @@
+package guard_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/capability/guard"
+	"github.com/writ-dev/writ/capability/guard/internal/guardtest"
+	"github.com/writ-dev/writ/caveats"
+	"github.com/writ-dev/writ/caveats/pop"
+)
+
+// possessed is a service that reads proofs, over TLS, which asks for client
+// certificates.
+func possessed(t *testing.T, c pop.Config, opts ...guard.Option) (*guardtest.Authority, *httptest.Server, *pop.Verifier) {
+	t.Helper()
+	a := guardtest.For(t)
+	ts := httptest.NewUnstartedServer(nil)
+	c.Origins = []string{"https://" + ts.Listener.Addr().String()}
+	v, err := pop.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := guard.New(a.Verifier, append(opts, guard.Possession(v))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.HandleFunc("POST /files/{path...}", guard.Route{Action: "write", Resource: "files/{path...}"}, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header["Authorization"] != nil || r.Header["Dpop"] != nil {
+			t.Error("the handler sees the credential or the proof")
+		}
+		if err := guard.FromContext(r.Context()).Recheck(r.Context()); err != nil {
+			t.Errorf("recheck: %v", err)
+		}
+		_, _ = io.Copy(w, r.Body)
+	})
+	ts.Config.Handler = build(t, g)
+	ts.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	ts.StartTLS()
+	t.Cleanup(ts.Close)
+	return a, ts, v
+}
+
+func newKey(tb testing.TB, a pop.Algorithm) *pop.Key {
+	tb.Helper()
+	k, err := pop.GenerateKey(a)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return k
+}
+
+func holderOf(tb testing.TB, keys ...capability.HolderKey) string {
+	tb.Helper()
+	c, err := caveats.Holder(keys...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return c
+}
+
+// post sends a body, so that a retry must send it twice.
+func post(t *testing.T, ts *httptest.Server, rt http.RoundTripper) *http.Response {
+	t.Helper()
+	resp, err := (&http.Client{Transport: rt}).Post(ts.URL+"/files/q3?draft=1", "text/plain", strings.NewReader("the body"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode == 200 && string(body) != "the body" {
+		t.Fatalf("body %q", body)
+	}
+	return resp
+}
+
+// One line on each side, with each kind of key, with and without nonces.
+func TestPossession(t *testing.T) {
+	nonces, err := pop.NewNonces(nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, alg := range []pop.Algorithm{pop.Ed25519, pop.ES256} {
+		k := newKey(t, alg)
+		for name, signer := range map[string]pop.Signer{"direct": k, "session": pop.NewSession(k, 0, nil)} {
+			for nonce, cfg := range map[string]pop.Config{"": {}, " with nonces": {Nonces: nonces}} {
+				t.Run(alg.String()+" "+name+nonce, func(t *testing.T) {
+					a, ts, v := possessed(t, cfg)
+					token := a.Token(t, holderOf(t, k.HolderKey()), "context pop is "+name)
+					rt := &guard.Transport{Token: token, Base: &pop.Transport{Signer: signer, Base: ts.Client().Transport}}
+					for range 3 {
+						if resp := post(t, ts, rt); resp.StatusCode != 200 {
+							t.Fatalf("%d %v", resp.StatusCode, resp.Header)
+						}
+					}
+					if n := v.Remembered(); n != 3 {
+						t.Errorf("%d proofs remembered: one a call, and none for a nonce that was missing", n)
+					}
+				})
+			}
+		}
+	}
+}
+
+// What a thief of the token, or of everything that was sent, can do with it.
+func TestPossessionRefusals(t *testing.T) {
+	var logged journal
+	a, ts, _ := possessed(t, pop.Config{}, guard.Logger(logged.logger()))
+	k := newKey(t, pop.Ed25519)
+	token := a.Token(t, holderOf(t, k.HolderKey()))
+	base := ts.Client().Transport
+	read := 0
+	refused := func(name string, resp *http.Response, explained string) {
+		t.Helper()
+		if resp.StatusCode != 401 {
+			t.Errorf("%s: %d", name, resp.StatusCode)
+		}
+		got := logged.String()
+		if !strings.Contains(got[read:], explained) {
+			t.Errorf("%s: the owner reads %s, not %q", name, got[read:], explained)
+		}
+		read = len(got)
+	}
+
+	resp := post(t, ts, &guard.Transport{Token: token, Base: base})
+	refused("a bearer token", resp, "no proof of a key that it names")
+	challenges := strings.Join(resp.Header.Values("WWW-Authenticate"), "\n")
+	if !strings.Contains(challenges, `DPoP algs="ES256 EdDSA Ed25519"`) || !strings.Contains(challenges, "Bearer ") {
+		t.Errorf("challenges %q", challenges)
+	}
+	resp = post(t, ts, &guard.Transport{Token: token, Base: &pop.Transport{Signer: newKey(t, pop.Ed25519), Base: base}})
+	refused("another key", resp, "no proof of a key that it names")
+	if challenges := strings.Join(resp.Header.Values("WWW-Authenticate"), "\n"); !strings.Contains(challenges, `DPoP error="invalid_dpop_proof"`) {
+		t.Errorf("challenges %q", challenges)
+	}
+
+	// A whole request, seen and sent again, as it was and to another path.
+	seen := &recorder{base: base}
+	if resp := post(t, ts, &guard.Transport{Token: token, Base: &pop.Transport{Signer: k, Base: seen}}); resp.StatusCode != 200 {
+		t.Fatal(resp.StatusCode)
+	}
+	for path, explained := range map[string]string{"/files/q3": "replayed", "/files/q4": "for another path"} {
+		r, err := http.NewRequest("POST", ts.URL+path, strings.NewReader("other"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = seen.header
+		resp, err := base.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		refused(path, resp, explained)
+	}
+
+	// A narrowed token needs a proof of its own: ath is over the exact text.
+	narrowed, err := token.Attenuate("action write")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.NewRequest("POST", ts.URL+"/files/q3", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := k.Prove(t.Context(), pop.Call{Method: "POST", URI: r.URL.String(), Token: token.Text()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "DPoP "+narrowed.Text())
+	r.Header.Set("DPoP", proof)
+	if resp, err = base.RoundTrip(r); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	refused("the proof of the wider token", resp, "for another token")
+}
+
+type recorder struct {
+	base   http.RoundTripper
+	header http.Header
+}
+
+func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	r.header = req.Header.Clone()
+	return r.base.RoundTrip(req)
+}
+
+// A token can forbid session keys, whatever the service allows; and a service
+// can, whatever the token does.
+func TestSessionsForbidden(t *testing.T) {
+	k := newKey(t, pop.ES256)
+	session := pop.NewSession(k, 0, nil)
+	a, ts, _ := possessed(t, pop.Config{})
+	token := a.Token(t, holderOf(t, k.HolderKey()), "context pop is direct")
+	rt := func(s pop.Signer) http.RoundTripper {
+		return &guard.Transport{Token: token, Base: &pop.Transport{Signer: s, Base: ts.Client().Transport}}
+	}
+	if resp := post(t, ts, rt(session)); resp.StatusCode != 403 {
+		t.Errorf("by a session key: %d", resp.StatusCode)
+	}
+	if resp := post(t, ts, rt(k)); resp.StatusCode != 200 {
+		t.Errorf("directly: %d", resp.StatusCode)
+	}
+	a, ts, _ = possessed(t, pop.Config{RefuseSessions: true})
+	token = a.Token(t, holderOf(t, k.HolderKey()))
+	if resp := post(t, ts, rt(session)); resp.StatusCode != 401 {
+		t.Errorf("by a session key where the service refuses them: %d", resp.StatusCode)
+	}
+	if resp := post(t, ts, rt(k)); resp.StatusCode != 200 {
+		t.Errorf("directly: %d", resp.StatusCode)
+	}
+}
+
+func TestClientCertificate(t *testing.T) {
+	a, ts, _ := possessed(t, pop.Config{})
+	k := newKey(t, pop.ES256)
+	cert, err := pop.ClientCertificate(k, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(c ...tls.Certificate) http.RoundTripper {
+		base := ts.Client().Transport.(*http.Transport).Clone()
+		base.TLSClientConfig.Certificates = c
+		t.Cleanup(base.CloseIdleConnections)
+		return base
+	}
+	token := a.Token(t, holderOf(t, pop.CertificateKey(cert.Certificate[0])), "context pop is direct")
+	if resp := post(t, ts, &guard.Transport{Token: token, Base: with(cert)}); resp.StatusCode != 200 {
+		t.Errorf("with the certificate: %d", resp.StatusCode)
+	}
+	other, err := pop.ClientCertificate(k, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, rt := range map[string]http.RoundTripper{"none": with(), "another one of the same key": with(other)} {
+		if resp := post(t, ts, &guard.Transport{Token: token, Base: rt}); resp.StatusCode != 401 && resp.StatusCode != 403 {
+			t.Errorf("%s: %d", name, resp.StatusCode)
+		}
+	}
+	// What a proxy, or a thief, says of certificates in a header is nothing.
+	r, err := http.NewRequest("POST", ts.URL+"/files/q3", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+token.Text())
+	r.Header.Set("X-Forwarded-Client-Cert", "Hash="+pop.CertificateKey(cert.Certificate[0]).String())
+	r.Header.Set("Client-Cert", ":AAAA:")
+	resp, err := with().RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode == 200 {
+		t.Error("a header proves a certificate")
+	}
+	// A key that is named twice: either proof will do.
+	both := a.Token(t, holderOf(t, k.HolderKey(), pop.CertificateKey(cert.Certificate[0])))
+	for name, rt := range map[string]http.RoundTripper{"mTLS": with(cert), "DPoP": &pop.Transport{Signer: k, Base: with()}} {
+		if resp := post(t, ts, &guard.Transport{Token: both, Base: rt}); resp.StatusCode != 200 {
+			t.Errorf("either, by %s: %d", name, resp.StatusCode)
+		}
+	}
+}
+
+// A token that is bound to its holder stops at the service that it was sent to,
+// unless the service is among the holders and proves that itself.
+func TestForwardingBoundToken(t *testing.T) {
+	next, ts, _ := possessed(t, pop.Config{})
+	holder, service := newKey(t, pop.Ed25519), newKey(t, pop.ES256)
+	alone := next.Token(t, holderOf(t, holder.HolderKey()))
+	both := next.Token(t, holderOf(t, holder.HolderKey(), service.HolderKey()))
+
+	judge, err := guard.NewJudge(next.Verifier, guard.ForwardAs(service.HolderKey()), guard.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := func(token *capability.Token) (*http.Client, error) {
+		grant, err := judge.Allow(t.Context(), guard.Credential{Token: token.Text()},
+			&capability.Request{Action: "write", Resource: []string{"a"}, Holder: proves(holder.HolderKey())}, "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return grant.Client(&pop.Transport{Signer: service, Base: ts.Client().Transport}, "action write")
+	}
+	if _, err := forward(alone); !errors.Is(err, capability.CodeNotForwardable) {
+		t.Errorf("forwarding what only the holder can prove: %v", err)
+	}
+	client, err := forward(both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp := post(t, ts, client.Transport); resp.StatusCode != 200 {
+		t.Errorf("forwarding with the service's own proof: %d", resp.StatusCode)
+	}
+}
+
+// proves is a proof of one key.
+type proves capability.HolderKey
+
+func (p proves) Prove(_ context.Context, k capability.HolderKey) error {
+	if k != capability.HolderKey(p) {
+		return capability.CodeHolderProof
+	}
+	return nil
+}
+
+// BenchmarkProofs is the cost of each kind of proof in the guard, beside a bare
+// token; and of the signature checks alone, which DPoP is held to.
+func BenchmarkProofs(b *testing.B) {
+	a := guardtest.For(b)
+	v, err := pop.New(pop.Config{Origins: []string{"https://example.com"}, MaxReplays: 1 << 24})
+	if err != nil {
+		b.Fatal(err)
+	}
+	g, err := guard.New(a.Verifier, guard.Possession(v), guard.Logger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	g.Handle("GET /files/{path...}", readFiles, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
+	h := build(b, g)
+	conditions := []string{"action read write", "resource files/**", "time-before 2099-01-01T00:00:00Z", "context pop is direct"}
+	run := func(name string, token *capability.Token, prepare func(r *http.Request)) {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			w := &nowhere{header: make(http.Header)}
+			r := httptest.NewRequest("GET", "https://example.com/files/reports/q3", nil)
+			for b.Loop() {
+				b.StopTimer()
+				r.Header.Set("Authorization", "Bearer "+token.Text())
+				if prepare != nil {
+					prepare(r)
+				}
+				clear(w.header)
+				b.StartTimer()
+				h.ServeHTTP(w, r)
+				if w.status != 204 {
+					b.Fatal(w.status, w.header)
+				}
+			}
+		})
+	}
+	run("Bare", a.Token(b, conditions[:3]...), nil)
+
+	cert, err := pop.ClientCertificate(newKey(b, pop.ES256), time.Now(), time.Hour)
+	if err != nil {
+		b.Fatal(err)
+	}
+	parsed, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		b.Fatal(err)
+	}
+	run("MutualTLS", a.Token(b, append(conditions, holderOf(b, pop.CertificateKey(parsed.Raw)))...), func(r *http.Request) {
+		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{parsed}}
+	})
+
+	plain := a.Token(b, conditions[:3]...)
+	run("RequestCaveat", plain, func(r *http.Request) {
+		bound, err := new(caveats.Binder).Bind(r, plain)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.RequestURI = "/files/reports/q3"
+		r.Header.Set("Authorization", "Bearer "+bound.Text())
+	})
+
+	for _, alg := range []pop.Algorithm{pop.Ed25519, pop.ES256} {
+		k := newKey(b, alg)
+		for name, signer := range map[string]pop.Signer{"": k, "Session": pop.NewSession(k, 0, nil)} {
+			kind := map[string]string{"": "direct", "Session": "session"}[name]
+			token := a.Token(b, append(conditions[:3:3], "context pop is "+kind, holderOf(b, k.HolderKey()))...)
+			text := token.Text()
+			run("DPoP"+alg.String()+name, token, func(r *http.Request) {
+				proof, err := signer.Prove(b.Context(), pop.Call{Method: "GET", URI: "https://example.com/files/reports/q3", Token: text})
+				if err != nil {
+					b.Fatal(err)
+				}
+				r.Header.Set("Authorization", "DPoP "+text)
+				r.Header.Set("DPoP", proof)
+			})
+		}
+	}
+
+	message := make([]byte, 420) // as long as what a proof signs
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	sig := ed25519.Sign(private, message)
+	b.Run("SignatureEdDSA", func(b *testing.B) {
+		for b.Loop() {
+			if !ed25519.Verify(public, message, sig) {
+				b.Fatal()
+			}
+		}
+	})
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	sum := sha256.Sum256(message)
+	if sig, err = ecdsa.SignASN1(rand.Reader, ec, sum[:]); err != nil {
+		b.Fatal(err)
+	}
+	b.Run("SignatureES256", func(b *testing.B) {
+		for b.Loop() {
+			if sum := sha256.Sum256(message); !ecdsa.VerifyASN1(&ec.PublicKey, sum[:], sig) {
+				b.Fatal()
+			}
+		}
+	})
+}
