@@ -118,9 +118,9 @@ func TestFreshness(t *testing.T) {
 		t.Error("a pong that answers nothing moved the mark")
 	}
 	// An older ping's answer does not take freshness back.
-	first, second := o.ping(s, at(1, 10)), api.FeedEvent{}
+	first := o.ping(s, at(1, 10))
 	o.clock += 1000
-	second = o.ping(s, at(1, 10))
+	second := o.ping(s, at(1, 10))
 	o.must(s, second)
 	mark := o.Mark()
 	o.must(s, first)

@@ -236,7 +236,7 @@ func (s *Server) shutDown(ctx context.Context, srv *http.Server, served <-chan e
 			if err != nil {
 				srv.Close()
 			}
-			<-served
+			_ = <-served
 			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 				return fmt.Errorf("server: %w", err)
 			}
@@ -245,8 +245,8 @@ func (s *Server) shutDown(ctx context.Context, srv *http.Server, served <-chan e
 			if s.underWay.Load() == 0 && time.Since(begun) > goAway {
 				cancel() // Shutdown returns, and Close closes what is left
 				srv.Close()
-				<-done
-				<-served
+				_ = <-done
+				_ = <-served
 				return nil
 			}
 		}
