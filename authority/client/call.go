@@ -14,6 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
 )
@@ -44,7 +48,9 @@ func (c *Client) do(ctx context.Context, k call, out any) error {
 }
 
 // raw performs a call and returns the body of its answer.
-func (c *Client) raw(ctx context.Context, k call) ([]byte, error) {
+func (c *Client) raw(ctx context.Context, k call) (data []byte, err error) {
+	ctx, span := c.spans.Start(ctx, spanName(k), trace.WithSpanKind(trace.SpanKindClient))
+	defer func() { endSpan(span, err) }()
 	var body []byte
 	if k.body != nil {
 		var err error
@@ -80,6 +86,7 @@ func (c *Client) raw(ctx context.Context, k call) ([]byte, error) {
 		if attempt == c.cfg.Attempts-1 {
 			break
 		}
+		span.AddEvent("retry", trace.WithAttributes(attribute.String("server.address", base), codeAttr(err)))
 		c.log.LogAttrs(ctx, levelRetry, "calling the authority again", errAttr(err), durAttr(wait), strAttr("path", k.path))
 		if err := sleep(ctx, wait); err != nil {
 			return nil, fmt.Errorf("%w; last: %w", err, last)
@@ -143,6 +150,7 @@ func (c *Client) request(ctx context.Context, k call, base, id string, body []by
 		}
 		req.Header.Set("Authorization", "Bearer "+text)
 	}
+	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(req.Header))
 	return req, nil
 }
 

@@ -31,6 +31,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats/pop"
 )
@@ -94,6 +96,10 @@ type Config struct {
 
 	// Logger gets retries and fail-overs, never a credential. nil: none.
 	Logger *slog.Logger
+	// TracerProvider gets a span for each call, over all its attempts; feeds and
+	// pings have none. The context's trace goes along (W3C traceparent) with or
+	// without it. nil: none.
+	TracerProvider trace.TracerProvider
 	// Now and Rand make request ids. nil: time.Now, crypto/rand.Reader.
 	Now  func() time.Time
 	Rand io.Reader
@@ -107,6 +113,7 @@ type Client struct {
 	bases []string // "https://host:port"
 	lanes [lanes]*http.Client
 	log   *slog.Logger
+	spans trace.Tracer
 	first atomic.Uint32 // index into bases of the node that answered last
 
 	mu   sync.Mutex // guards file
@@ -145,7 +152,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, log: cfg.Logger}
+	c := &Client{cfg: cfg, log: cfg.Logger, spans: tracer(cfg.TracerProvider)}
 	for _, a := range cfg.Addrs {
 		base, err := baseURL(a)
 		if err != nil {
@@ -225,7 +232,7 @@ func (c *Client) Addrs() []string { return append([]string(nil), c.bases...) }
 // WithToken returns a client for the same nodes with another credential. They
 // share connections.
 func (c *Client) WithToken(text string) *Client {
-	o := &Client{cfg: c.cfg, bases: c.bases, lanes: c.lanes, log: c.log}
+	o := &Client{cfg: c.cfg, bases: c.bases, lanes: c.lanes, log: c.log, spans: c.spans}
 	o.cfg.Token, o.cfg.TokenFile, o.cfg.TokenSource = text, "", nil
 	o.first.Store(c.first.Load())
 	return o
