@@ -142,7 +142,7 @@ func (c *cluster) caughtUp(leader *node, ids ...string) {
 	want := leader.sm.AppliedIndex()
 	for _, id := range ids {
 		n := c.nodes[id]
-		if err := n.store.fsm.wait(testContext(c.t), want, nil); err != nil {
+		if err := n.store.fsm.wait(testContext(c.t), want, nil, nil); err != nil {
 			c.t.Fatalf("%s is at %d, not %d: %v: %+v", id, n.store.AppliedIndex(), want, err, n.store.Status())
 		}
 		if got, want := n.sm.commands(), leader.sm.commands(); !reflect.DeepEqual(got, want) {

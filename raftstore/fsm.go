@@ -157,7 +157,7 @@ func (f *fsm) advance(index uint64) {
 }
 
 // wait returns once the entry at index has been applied.
-func (f *fsm) wait(ctx context.Context, index uint64, end <-chan struct{}) error {
+func (f *fsm) wait(ctx context.Context, index uint64, dead, closing <-chan struct{}) error {
 	for f.applied.Load() < index {
 		f.mu.Lock()
 		more := f.more
@@ -169,7 +169,9 @@ func (f *fsm) wait(ctx context.Context, index uint64, end <-chan struct{}) error
 		case <-more:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-end:
+		case <-dead:
+			return errStopped
+		case <-closing:
 			return errStopped
 		}
 	}

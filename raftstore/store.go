@@ -29,6 +29,8 @@ type Store struct {
 	lock  *os.File
 	lead  *leadership
 
+	leadReads, followReads rounds
+
 	slots     chan struct{} // one element for each proposal under way
 	changing  chan struct{} // one element while the configuration is being changed
 	closing   chan struct{} // closed first thing in Close
