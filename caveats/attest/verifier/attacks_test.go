@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/bits"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -235,9 +236,7 @@ func forgeFor(t testing.TB, r *rig, k *softKey) *forge {
 
 // An unrestricted key signs whatever it is given, a quote of any PCRs too. A
 // restricted one signs nothing that begins as if a TPM had made it.
-func TestForgedQuote(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
+func testForgedQuote(t *testing.T, r *rig) {
 	a := newAttacker(t, r.tpm)
 	f := newForge(t)
 	forged := f.request().Quote
@@ -426,9 +425,7 @@ func TestEndorsement(t *testing.T) {
 }
 
 // What was good once is good for nothing else.
-func TestReplay(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
+func testReplay(t *testing.T, r *rig) {
 	c, err := r.begin(t, func(*attest.BeginRequest) {})
 	if err != nil {
 		t.Fatal(err)
@@ -463,6 +460,7 @@ func TestReplay(t *testing.T) {
 	old.Signature = first.Signature
 	refused(t, r.Finish(t.Context(), old), attest.ReasonProof)
 	old = next()
+	defer func(now time.Time) { r.now = now }(r.now)
 	r.now = r.now.Add(attest.ChallengeLifetime)
 	refused(t, r.Finish(t.Context(), old), attest.ReasonChallenge)
 }
@@ -537,9 +535,7 @@ func TestPCRs(t *testing.T) {
 }
 
 // Whatever byte of the first message is changed, no evidence comes of it.
-func TestEveryByteOfTheRequest(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
+func testEveryByteOfTheRequest(t *testing.T, r *rig) {
 	r.good(t)
 	clear(r.stored)
 	request := r.holder.Begin(r.want)
@@ -587,6 +583,9 @@ func TestOneTPM(t *testing.T) {
 	t.Run("too large", func(t *testing.T) { testTooLarge(t, r) })
 	t.Run("no randomness", func(t *testing.T) { testNoRandomness(t, r) })
 	t.Run("holder is asked", func(t *testing.T) { testHolderIsAsked(t, r) })
+	t.Run("forged quote", func(t *testing.T) { testForgedQuote(t, r) })
+	t.Run("every byte of the request", func(t *testing.T) { testEveryByteOfTheRequest(t, r) })
+	t.Run("replay", func(t *testing.T) { testReplay(t, r) })
 }
 
 // A megabyte is refused before any of it is read.
@@ -653,6 +652,7 @@ func testHolderIsAsked(t *testing.T, r *rig) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	defer func() { r.want.Policy = "" }()
 	r.want.Policy = "lax"
 	c, err := r.Begin(t.Context(), &attest.BeginRequest{
 		Caveat: r.want.Caveat, EKCertificate: r.holder.EKCertificate(), AK: r.holder.Begin(r.want).AK, Holder: r.holder.Begin(r.want).Holder,

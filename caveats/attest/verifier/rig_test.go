@@ -3,6 +3,7 @@ package verifier_test
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"slices"
 	"testing"
 	"time"
@@ -134,4 +135,13 @@ func refused(t testing.TB, err error, want attest.Reason) {
 	if got := attest.ReasonOf(err); got != want {
 		t.Fatalf("refused with %q (%v), want %q", got, err, want)
 	}
+}
+
+func marshalRequest(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

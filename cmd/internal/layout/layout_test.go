@@ -36,7 +36,7 @@ var layers = map[string][]string{
 
 // serviceImports are what a service imports; heavy is what must not come with it.
 var (
-	serviceImports = []string{"capability", "capability/guard", "caveats", "caveats/pop", "authority/client", "authority/replica"}
+	serviceImports = []string{"capability", "capability/guard", "caveats", "caveats/attest", "caveats/pop", "authority/client", "authority/replica"}
 	heavy          = []string{
 		"github.com/hashicorp/raft", "go.etcd.io/bbolt", "github.com/spf13/cobra", "github.com/google/go-tpm",
 		"google.golang.org/grpc", "github.com/modelcontextprotocol/go-sdk", "github.com/prometheus/client_golang",
