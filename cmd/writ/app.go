@@ -116,8 +116,8 @@ Begin with a throw-away authority:
 			root.AddCommand(c)
 		}
 	}
-	add("tokens", newMint(a), newAttenuate(a), newInspect(a), newVerify(a), newRevoke(a))
-	add("authority", newTokens(a), newService(a), newKeys(a), newAudit(a))
+	add("tokens", newMint(a), newAttenuate(a), newInspect(a), newVerify(a), newRevoke(a), newDischarge(a))
+	add("authority", newTokens(a), newService(a), newKeys(a), newDevice(a), newAudit(a))
 	add("operate", newDev(a), newServe(a), newDemo(a), newBench(a), newDoctor(a))
 	root.AddCommand(newVersion(a), newCompletion(a), newDemoService(a))
 	root.AddCommand(helpTopics()...)

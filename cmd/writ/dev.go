@@ -25,6 +25,7 @@ type devOptions struct {
 	detach   bool
 	stop     bool
 	untilEOF bool
+	tpm      bool
 	life     time.Duration
 	listen   string
 	dir      string // of the parent's making, for a detached one
@@ -41,7 +42,7 @@ Raft, TLS, sealed keys, the audit log. It listens on a loopback address, and it 
 its directory with it when it ends.
 
 With --detach it goes on in the background, until writ dev --stop ends it, or --for is
-over.`,
+over. With --tpm a software TPM runs beside it, so that attestation can be tried.`,
 		Example: `  writ dev --detach > env && . ./env
   writ doctor
   writ dev --stop`,
@@ -61,6 +62,7 @@ over.`,
 	f.BoolVar(&o.stop, "stop", false, "end the one that WRIT_DEV_DIR names")
 	f.DurationVar(&o.life, "for", 8*time.Hour, "end by itself after this `time`")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:0", "`HOST:PORT` on a loopback address; port 0 is any")
+	f.BoolVar(&o.tpm, "tpm", false, "start a software TPM (swtpm) beside it, with a policy named dev that it satisfies")
 	f.BoolVar(&o.untilEOF, "until-eof", false, "end when standard input does: for a parent process")
 	f.StringVar(&o.dir, "dir", "", "the directory")
 	_ = f.MarkHidden("dir")
@@ -73,6 +75,8 @@ type devReady struct {
 	CAFingerprint string `json:"ca_fingerprint"`
 	TokenFile     string `json:"token_file"`
 	Dir           string `json:"dir"`
+	TPM           string `json:"tpm,omitempty"`
+	TPMDir        string `json:"tpm_dir,omitempty"`
 }
 
 func (r *devReady) print(p *printer) {
@@ -80,6 +84,10 @@ func (r *devReady) print(p *printer) {
 	p.line("export WRIT_CA_FINGERPRINT=%s", r.CAFingerprint)
 	p.line("export WRIT_TOKEN_FILE=%s", shellQuote(r.TokenFile))
 	p.line("export %s=%s", envDevDir, shellQuote(r.Dir))
+	if r.TPM != "" {
+		p.line("export %s=%s", envTPM, shellQuote(r.TPM))
+		p.line("export %s=%s", envTPMDir, shellQuote(r.TPMDir))
+	}
 }
 
 // shellQuote makes s one word of a shell.
@@ -138,6 +146,14 @@ func (a *app) dev(cmd *cobra.Command, o *devOptions) error {
 	if err := os.WriteFile(r.TokenFile, []byte(n.formed.RootToken+"\n"), 0o600); err != nil {
 		return errors.Join(err, n.Close())
 	}
+	if o.tpm {
+		t, err := startDevTPM(ctx, dir, n.Authority)
+		if err != nil {
+			return errors.Join(fail("starting a software TPM", err), n.Close())
+		}
+		defer t.stop()
+		r.TPM, r.TPMDir = t.process.Address, t.dir
+	}
 	if !o.detach {
 		a.say(cmd, "paste these where you work; this authority lives for %s, or until interrupted", o.life.String())
 	}
@@ -174,6 +190,9 @@ func (a *app) devDetach(cmd *cobra.Command, o *devOptions) (err error) {
 	}
 	defer logFile.Close()
 	child := exec.Command(exe, "dev", "--detach", "--dir", dir, "--for", o.life.String(), "--listen", o.listen, "--output", a.output)
+	if o.tpm {
+		child.Args = append(child.Args, "--tpm")
+	}
 	child.Args[0] = os.Args[0]
 	child.Stderr = logFile
 	child.SysProcAttr = ownSession()

@@ -139,7 +139,7 @@ func shell(t *testing.T, binDir, dir string, env []string, script string) (strin
 // devEnv starts a throw-away authority for the test.
 func devEnv(t *testing.T, binDir string) []string {
 	t.Helper()
-	out, err := exec.Command(filepath.Join(binDir, "writ"), "dev", "--detach", "--for", "3m", "--output", "json").Output()
+	out, err := exec.Command(filepath.Join(binDir, "writ"), "dev", "--detach", "--tpm", "--for", "3m", "--output", "json").Output()
 	if err != nil {
 		t.Fatalf("writ dev: %v", err)
 	}
@@ -159,6 +159,7 @@ func devEnv(t *testing.T, binDir string) []string {
 	})
 	return []string{
 		"WRIT_ADDR=" + r.Addr, "WRIT_CA_FINGERPRINT=" + r.CAFingerprint, "WRIT_TOKEN_FILE=" + r.TokenFile,
+		"WRIT_TPM=" + r.TPM, "WRIT_TPM_DIR=" + r.TPMDir,
 	}
 }
 

@@ -18,6 +18,7 @@ type mintOptions struct {
 	ttl        time.Duration
 	thirdParty []string
 	anyMachine bool
+	attested   attestedFlags
 	requestID  string
 	out        string
 }
@@ -48,6 +49,7 @@ Owner and purpose are required: whoever finds the token must learn whom to ask.`
 	f.StringArrayVarP(&o.request.Caveats, "caveat", "c", nil, "a `condition`; repeat it for more")
 	f.StringArrayVar(&o.thirdParty, "third-party", nil, "`DISCHARGER=CONDITION` that someone else must agree to; repeat it for more")
 	f.BoolVar(&o.anyMachine, "any-machine", false, "third-party attestations may come from any machine")
+	o.attested.add(cmd)
 	f.StringVar(&o.agent.Name, "agent", "", "`name` of the agent, for the record")
 	f.StringVar(&o.agent.Version, "agent-version", "", "`version` of the agent, for the record")
 	f.StringVar(&o.agent.Host, "agent-host", "", "`host` of the agent, for the record")
@@ -79,6 +81,13 @@ func (a *app) mint(cmd *cobra.Command, o *mintOptions) error {
 			return usage(cmd, "--third-party is DISCHARGER=CONDITION, got %q", text)
 		}
 		r.ThirdParty = append(r.ThirdParty, api.ThirdPartyRequest{Discharger: name, Condition: condition, AnyMachine: o.anyMachine})
+	}
+	tp, err := o.attested.request(cmd)
+	if err != nil {
+		return err
+	}
+	if tp != nil {
+		r.ThirdParty = append(r.ThirdParty, *tp)
 	}
 	if o.agent != (api.Agent{}) {
 		r.Agent = &o.agent

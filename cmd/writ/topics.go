@@ -26,6 +26,8 @@ Codes are stable. Those of a refusal are the ones that services answer with.
   WRIT_TOKEN_FILE      file with the credential that commands act with
   WRIT_TOKEN           that credential itself, where a file is impossible
   WRIT_KEY_FILE        file with the key that this credential names, where it names one
+  WRIT_TPM             the TPM: a device, unix:PATH or tcp:HOST:PORT; /dev/tpmrm0 unless set
+  WRIT_TPM_DIR         the directory of its holder key and of the wallet
   WRIT_DEV_DIR         the directory of a writ dev, for writ dev --stop
   WRIT_…               every key of the configuration of writ serve, in capitals:
                        data_dir is WRIT_DATA_DIR
