@@ -15,6 +15,9 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
@@ -38,6 +41,10 @@ type exchange struct {
 	proof capability.HolderProof // what came of key possession
 	body  []byte
 	call  authority.Call // Caller once the credential was cleared
+
+	status int // that the leader has answered with; 0: the call was not passed on
+	start  time.Time
+	span   trace.Span // of no effect before the credential was authenticated
 }
 
 // ctx is the call's context.
@@ -92,16 +99,23 @@ func (s *Server) serve(rt *route) http.Handler {
 			defer cancel()
 			r = r.WithContext(ctx)
 		}
-		x := &exchange{s: s, w: w, r: r, route: rt}
-		status := http.StatusOK
+		x := &exchange{s: s, w: w, r: r, route: rt, start: start, span: noop.Span{}}
+		status, code, reference := http.StatusOK, api.Code(""), ""
 		if err := x.run(); err != nil {
 			if status = refuse(err).status; status == http.StatusUnauthorized {
 				s.proofs.Answer(w.Header(), status, x.proof)
 			}
-			s.writeProblem(w, r, rt.name(), x.call.Name, err)
-		} else if rt.status != 0 {
-			status = rt.status
+			code, reference = s.writeProblem(w, x.r, rt.name(), x.call.Name, err)
+		} else {
+			if rt.status != 0 {
+				status = rt.status
+			}
+			if x.status != 0 {
+				status = x.status
+			}
+			x.logAnswer(status)
 		}
+		x.endSpan(status, code, reference)
 		if rt.stream == nil {
 			s.metrics.observe(rt.name(), status, time.Since(start))
 		} else {
@@ -126,6 +140,10 @@ func (x *exchange) run() error {
 	if err := x.readRequestID(); err != nil {
 		return err
 	}
+	x.w.Header().Set(api.HeaderNode, x.s.a.NodeID())
+	if x.route.method == http.MethodGet {
+		x.w.Header().Set(api.HeaderAge, strconv.FormatInt(x.s.a.Age().Milliseconds(), 10))
+	}
 	if x.route.stream != nil {
 		return x.route.stream(x)
 	}
@@ -135,6 +153,9 @@ func (x *exchange) run() error {
 		return errOverloaded
 	}
 	defer lane.leave()
+	if passed, err := x.forward(); passed {
+		return err
+	}
 	out, err := x.route.handle(x)
 	if err != nil {
 		return err
@@ -206,6 +227,7 @@ func (x *exchange) authenticate() error {
 		return credentialRefusal(err)
 	}
 	x.set, x.token, x.proof = set, token, x.s.proofs.HTTP(x.r, text)
+	x.startSpan()
 	return nil
 }
 
@@ -230,7 +252,12 @@ func (x *exchange) clear(action string, resources ...[]string) error {
 		if i > 0 {
 			verify = x.s.verifier.DryRun
 		}
-		if err := verify(x.ctx(), g, x.set, x.request(action, res)); err != nil {
+		err := verify(x.ctx(), g, x.set, x.request(action, res))
+		if errors.Is(err, capability.CodeUnregistered) && x.s.a.CatchUp(x.ctx()) {
+			// It may have been issued a moment ago, through another node.
+			err = verify(x.ctx(), g, x.set, x.request(action, res))
+		}
+		if err != nil {
 			return credentialRefusal(err)
 		}
 	}

@@ -149,8 +149,9 @@ func (s *Server) reference() string {
 	return hex.EncodeToString(b[:])
 }
 
-// writeProblem answers with a problem document and logs why.
-func (s *Server) writeProblem(w http.ResponseWriter, req *http.Request, route, caller string, err error) {
+// writeProblem answers with a problem document and logs why. It returns the
+// code and the reference that the caller was told.
+func (s *Server) writeProblem(w http.ResponseWriter, req *http.Request, route, caller string, err error) (api.Code, string) {
 	r := refuse(err)
 	p := api.Problem{
 		Type: "about:blank", Title: http.StatusText(r.status), Status: r.status, Code: r.code,
@@ -173,7 +174,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, req *http.Request, route, c
 	if r.err != nil {
 		attrs = append(attrs, slog.String("why", strconv.QuoteToASCII(r.err.Error())))
 	}
-	s.log.LogAttrs(req.Context(), level, "refused", attrs...)
+	s.log.LogAttrs(req.Context(), level, "refused", appendTrace(req.Context(), attrs)...)
 
 	h := w.Header()
 	switch r.challenge {
@@ -193,4 +194,5 @@ func (s *Server) writeProblem(w http.ResponseWriter, req *http.Request, route, c
 	h.Set("Content-Type", "application/problem+json")
 	w.WriteHeader(r.status)
 	_, _ = w.Write(append(body, '\n'))
+	return p.Code, p.Reference
 }

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/net/netutil"
 
 	"github.com/writ-dev/writ/authority"
@@ -49,6 +50,10 @@ type Config struct {
 	Limits Limits
 	// HideMetrics takes /metrics off this listener; Metrics serves it elsewhere.
 	HideMetrics bool
+	// TracerProvider gets a span for each call by a genuine credential, as a
+	// child of the caller's (W3C traceparent); feeds, pings and probes have none.
+	// What a stranger sends begins no trace. nil: none.
+	TracerProvider trace.TracerProvider
 
 	// Now is the clock that credentials are judged by. nil: time.Now.
 	Now func() time.Time
@@ -115,6 +120,7 @@ type Server struct {
 	lanes    [lanesCount]lane
 	joins    *limiter
 	metrics  *metrics
+	spans    trace.Tracer
 	grants   sync.Pool
 
 	underWay atomic.Int64 // requests whose handler runs
@@ -146,6 +152,7 @@ func New(cfg Config) (*Server, error) {
 		cfg: cfg, a: cfg.Authority, log: cfg.Logger, verifier: cfg.Authority.AdminVerifier(),
 		mux: http.NewServeMux(), streams: make(map[string]openStream), callers: make(map[string]int),
 		joins:  newLimiter(cfg.Limits.Joins, cfg.Now),
+		spans:  tracer(cfg.TracerProvider),
 		grants: sync.Pool{New: func() any { return new(capability.Grant) }},
 	}
 	if s.verifier == nil {
@@ -160,6 +167,7 @@ func New(cfg Config) (*Server, error) {
 	s.feeds, s.endFeeds = context.WithCancel(context.Background())
 	s.lanes = newLanes(&cfg.Limits)
 	s.metrics = newMetrics(s)
+	s.a.HandleForwarded(s.answerForwarded)
 	for _, rt := range routes() {
 		s.mux.Handle(rt.method+" "+rt.pattern, s.serve(rt))
 	}
