@@ -116,7 +116,7 @@ Begin with a throw-away authority:
 			root.AddCommand(c)
 		}
 	}
-	add("tokens", newMint(a), newAttenuate(a), newInspect(a), newVerify(a), newRevoke(a), newDischarge(a))
+	add("tokens", newMint(a), newAttenuate(a), newInspect(a), newVerify(a), newRevoke(a), newKey(a), newProof(a), newDischarge(a))
 	add("authority", newTokens(a), newService(a), newKeys(a), newDevice(a), newAudit(a))
 	add("operate", newDev(a), newServe(a), newDemo(a), newBench(a), newDoctor(a))
 	root.AddCommand(newVersion(a), newCompletion(a), newDemoService(a))

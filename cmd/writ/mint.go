@@ -16,6 +16,7 @@ type mintOptions struct {
 	request    api.IssueRequest
 	agent      api.Agent
 	ttl        time.Duration
+	holders    []string
 	thirdParty []string
 	anyMachine bool
 	attested   attestedFlags
@@ -47,6 +48,7 @@ Owner and purpose are required: whoever finds the token must learn whom to ask.`
 	f.StringVar(&o.request.Auditor, "auditor", "", "`who` audits its use")
 	f.DurationVar(&o.ttl, "ttl", 0, "`lifetime`, such as 90s (default 5m)")
 	f.StringArrayVarP(&o.request.Caveats, "caveat", "c", nil, "a `condition`; repeat it for more")
+	f.StringArrayVar(&o.holders, "holder", nil, "`key` that every call must prove: a key file, jkt:… or x5t:…; any of several")
 	f.StringArrayVar(&o.thirdParty, "third-party", nil, "`DISCHARGER=CONDITION` that someone else must agree to; repeat it for more")
 	f.BoolVar(&o.anyMachine, "any-machine", false, "third-party attestations may come from any machine")
 	o.attested.add(cmd)
@@ -74,6 +76,11 @@ func (a *app) mint(cmd *cobra.Command, o *mintOptions) error {
 	}
 	if r.Caveats, err = a.conditions(r.Caveats); err != nil {
 		return err
+	}
+	if holder, err := holderCaveat(o.holders); err != nil {
+		return err
+	} else if holder != "" {
+		r.Caveats = append(r.Caveats, holder)
 	}
 	for _, text := range o.thirdParty {
 		name, condition, ok := strings.Cut(text, "=")

@@ -15,11 +15,13 @@ import (
 	"github.com/writ-dev/writ/authority/replica"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 type verifyOptions struct {
 	conn      connection
 	token     tokenFlags
+	proof     proofFlags
 	audience  string
 	service   string
 	action    string
@@ -53,6 +55,7 @@ Exit code 0 is allow, 2 is deny, 1 is an error: nothing was decided.`,
 	}
 	o.conn.add(cmd)
 	o.token.add(cmd)
+	o.proof.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.audience, "audience", "", "accept tokens of this `audience` only (default: the one that the token names)")
 	f.StringVar(&o.service, "service", "", "`name` of the service that decides")
@@ -106,6 +109,10 @@ func (a *app) verify(cmd *cobra.Command, o *verifyOptions) error {
 	if err != nil {
 		return a.decide(cmd, o, nil, err)
 	}
+	if req.Holder, err = o.proof.holder(a, cmd, words[0]); err != nil {
+		return err
+	}
+	req.Context = append(req.Context, pop.Facts(req.Holder)...)
 	audience := o.audience
 	if audience == "" {
 		// Nobody has vouched for it: it only says whose keys to ask for.
