@@ -73,9 +73,9 @@ func (r *Refusal) Public() string {
 
 // Grave says that a device which was good before has changed, so that what is
 // bound to it may be in other hands: its PCRs, counters or firmware are not what
-// they have to be, or it is denied now. A policy whose OnFailure is Revoke revokes the device then.
-// Only evidence that the device's own AK has signed is grave, never what a
-// stranger could send in its name.
+// they have to be. A policy whose OnFailure is Revoke revokes the device then,
+// if it is known. Only what the device's own AK has signed is grave, never what
+// a stranger could send in its name.
 func (r *Refusal) Grave() bool {
 	switch r.Reason {
 	case ReasonPCRs, ReasonCounters, ReasonFirmware:

@@ -3,6 +3,7 @@ package verifier
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"testing"
 	"time"
@@ -51,6 +52,13 @@ func FuzzKey(f *testing.F) {
 		if err != nil || !bytes.Equal(point[1:33], k.x) || !bytes.Equal(point[33:], k.y) {
 			t.Fatalf("another point: %x, %v", point, err)
 		}
+		theirs, err := tpm2.Unmarshal[tpm2.TPMTPublic](raw)
+		if err != nil || !bytes.Equal(tpm2.Marshal(*theirs), raw) {
+			t.Fatalf("go-tpm reads something else: %v", err)
+		}
+		if theirs.ObjectAttributes.Restricted != ak || !theirs.ObjectAttributes.FixedTPM || theirs.ObjectAttributes.Decrypt {
+			t.Fatalf("to go-tpm the key is %+v", theirs)
+		}
 		if sum := sha256.Sum256(raw); !bytes.Equal(k.name[2:], sum[:]) || len(k.name) != 34 {
 			t.Fatalf("name %x", k.name)
 		}
@@ -60,26 +68,54 @@ func FuzzKey(f *testing.F) {
 	})
 }
 
-// Whatever is read as an attestation is written the same again.
+// Whatever is read as an attestation go-tpm reads as the same, and writes the
+// same again.
 func FuzzAttest(f *testing.F) {
-	quote := tpm2.Marshal(tpm2.TPMSAttest{
-		Magic: tpmGenerated, Type: tpm2.TPMSTAttestQuote, ExtraData: tpm2.TPM2BData{Buffer: make([]byte, 32)},
-		Attested: tpm2.NewTPMUAttest(tpm2.TPMSTAttestQuote, &tpm2.TPMSQuoteInfo{
-			PCRSelect: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: []byte{1, 0, 0}}}},
-		}),
+	head := tpm2.TPMSAttest{Magic: tpmGenerated, ExtraData: tpm2.TPM2BData{Buffer: make([]byte, 32)}}
+	quote, certify := head, head
+	quote.Type, certify.Type = tpm2.TPMSTAttestQuote, tpm2.TPMSTAttestCertify
+	quote.Attested = tpm2.NewTPMUAttest(tpm2.TPMSTAttestQuote, &tpm2.TPMSQuoteInfo{
+		PCRSelect: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: []byte{1, 0, 0}}}},
 	})
-	if _, err := canonical[tpm2.TPMSAttest](quote, "quote"); err != nil {
-		f.Fatalf("the seed is refused: %v", err)
+	certify.Attested = tpm2.NewTPMUAttest(tpm2.TPMSTAttestCertify, &tpm2.TPMSCertifyInfo{Name: tpm2.TPM2BName{Buffer: make([]byte, 34)}})
+	for _, a := range []tpm2.TPMSAttest{quote, certify} {
+		if _, ok := parseAttest(tpm2.Marshal(a), uint16(a.Type)); !ok {
+			f.Fatalf("the seed is refused: %+v", a)
+		}
+		f.Add(tpm2.Marshal(a))
 	}
-	f.Add(quote)
-	f.Add(quote[:20])
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if len(raw) > attest.MaxAttest {
+		if len(raw) < 6 || len(raw) > attest.MaxAttest {
 			return
 		}
-		a, err := canonical[tpm2.TPMSAttest](raw, "quote")
-		if err == nil && !bytes.Equal(tpm2.Marshal(*a), raw) {
-			t.Fatal("another encoding")
+		kind := binary.BigEndian.Uint16(raw[4:])
+		if kind != attestQuote && kind != attestCertify {
+			return
+		}
+		a, ok := parseAttest(raw, kind)
+		if !ok {
+			return
+		}
+		theirs, err := tpm2.Unmarshal[tpm2.TPMSAttest](raw)
+		if err != nil || !bytes.Equal(tpm2.Marshal(*theirs), raw) {
+			t.Fatalf("go-tpm reads something else: %v", err)
+		}
+		clock := theirs.ClockInfo
+		if !bytes.Equal(a.signer, theirs.QualifiedSigner.Buffer) || !bytes.Equal(a.extra, theirs.ExtraData.Buffer) || uint64(a.firmware) != theirs.FirmwareVersion ||
+			a.counters != (attest.Counters{Reset: clock.ResetCount, Restart: clock.RestartCount, Clock: clock.Clock, Safe: bool(clock.Safe)}) {
+			t.Fatalf("%+v, and to go-tpm %+v", a, theirs)
+		}
+		if info, err := theirs.Attested.Quote(); err == nil {
+			if len(a.selections) != len(info.PCRSelect.PCRSelections) || !bytes.Equal(a.digest, info.PCRDigest.Buffer) {
+				t.Fatalf("%+v, and to go-tpm %+v", a, info)
+			}
+			for i, s := range info.PCRSelect.PCRSelections {
+				if a.selections[i].bank != uint16(s.Hash) || !bytes.Equal(a.selections[i].bitmap, s.PCRSelect) {
+					t.Fatalf("%+v, and to go-tpm %+v", a, info)
+				}
+			}
+		} else if info, err := theirs.Attested.Certify(); err != nil || !bytes.Equal(a.certified, info.Name.Buffer) {
+			t.Fatalf("%+v, and to go-tpm %+v, %v", a, info, err)
 		}
 	})
 }

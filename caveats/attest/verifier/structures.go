@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"math/big"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -61,48 +62,38 @@ func parseKey(raw []byte, ak bool) (*signingKey, error) {
 	}
 	refuse := func(detail string) error { return attest.Refuse(reason, "the %s %s", what, detail) }
 
-	// The kind is pinned before a parser with many branches sees the rest.
-	if len(raw) < 8 || len(raw) > attest.MaxPublic {
-		return nil, attest.Refuse(attest.ReasonMalformed, "a %s of %d bytes", what, len(raw))
-	}
-	if binary.BigEndian.Uint16(raw) != uint16(tpm2.TPMAlgECC) || binary.BigEndian.Uint16(raw[2:]) != uint16(tpm2.TPMAlgSHA256) {
+	r := reader{raw: raw}
+	if r.u16() != uint16(tpm2.TPMAlgECC) || r.u16() != uint16(tpm2.TPMAlgSHA256) {
 		return nil, refuse("is no ECC key with a SHA-256 name")
 	}
-	switch attributes := binary.BigEndian.Uint32(raw[4:]); {
+	switch attributes := r.u32(); {
 	case attributes&keyAttributes != keyAttributes:
 		return nil, refuse("may not be of a TPM: fixedTPM, fixedParent, sensitiveDataOrigin and sign are not all set")
-	case ak != (attributes&restricted != 0):
-		if ak {
-			return nil, refuse("is not restricted: it could sign a forged quote")
-		}
+	case ak && attributes&restricted == 0:
+		return nil, refuse("is not restricted: it could sign a forged quote")
+	case !ak && attributes&restricted != 0:
 		return nil, refuse("is restricted")
 	case attributes&^(keyAttributes|restricted|indifferent) != 0:
 		return nil, refuse("has attributes that it must not have")
 	}
-	public, err := canonical[tpm2.TPMTPublic](raw, what)
-	if err != nil {
-		return nil, err
+	if n := len(r.sized()); n != 0 && n != sha256.Size {
+		return nil, refuse("has an authorization policy of another size")
 	}
-	if n := len(public.AuthPolicy.Buffer); n != 0 && n != sha256.Size {
-		return nil, refuse("has a policy of another size")
+	if r.u16() != uint16(tpm2.TPMAlgNull) { // symmetric: of storage keys
+		return nil, refuse("encrypts")
 	}
-	parameters, err := public.Parameters.ECCDetail()
-	if err != nil {
-		return nil, refuse("is no ECC key")
-	}
-	scheme, err := parameters.Scheme.Details.ECDSA()
-	if err != nil || parameters.Scheme.Scheme != tpm2.TPMAlgECDSA || scheme.HashAlg != tpm2.TPMAlgSHA256 {
+	if r.u16() != uint16(tpm2.TPMAlgECDSA) || r.u16() != uint16(tpm2.TPMAlgSHA256) {
 		return nil, refuse("does not sign with ECDSA and SHA-256")
 	}
-	if parameters.CurveID != tpm2.TPMECCNistP256 || parameters.Symmetric.Algorithm != tpm2.TPMAlgNull || parameters.KDF.Scheme != tpm2.TPMAlgNull {
-		return nil, refuse("is not on P-256, or has parameters that it must not have")
+	if r.u16() != uint16(tpm2.TPMECCNistP256) || r.u16() != uint16(tpm2.TPMAlgNull) { // KDF
+		return nil, refuse("is not on P-256")
 	}
-	point, err := public.Unique.ECC()
-	if err != nil || len(point.X.Buffer) != 32 || len(point.Y.Buffer) != 32 {
-		return nil, refuse("has coordinates that are not of 32 bytes")
+	k := &signingKey{x: r.sized(), y: r.sized()}
+	if !r.done() || len(k.x) != 32 || len(k.y) != 32 {
+		return nil, attest.Refuse(attest.ReasonMalformed, "the %s is not in its one encoding", what)
 	}
-	k := &signingKey{x: point.X.Buffer, y: point.Y.Buffer}
-	if k.public, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, k.x...), k.y...)); err != nil {
+	var err error
+	if k.public, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, k.x, k.y)); err != nil {
 		return nil, refuse("is no point of the curve")
 	}
 	digest := sha256.Sum256(raw)
@@ -137,21 +128,87 @@ func (k *signingKey) verifyDigest(digest [sha256.Size]byte, signature []byte) bo
 	return ecdsa.Verify(k.public, digest[:], r, s)
 }
 
-// canonical reads a TPM structure and refuses every encoding but the one that
-// it is written in again. go-tpm by itself ignores trailing bytes.
-func canonical[T tpm2.Marshallable, P interface {
-	*T
-	tpm2.Unmarshallable
-}](raw []byte, what string) (*T, error) {
-	v, err := tpm2.Unmarshal[T, P](raw)
-	if err != nil {
-		return nil, attest.Refuse(attest.ReasonMalformed, "the %s is no TPM structure: %v", what, err)
-	}
-	if !bytes.Equal(tpm2.Marshal(*v), raw) {
-		return nil, attest.Refuse(attest.ReasonMalformed, "the %s is not in its canonical encoding", what)
-	}
-	return v, nil
+// attestation is a TPMS_ATTEST (Part 2, section 10.12.12), a quote or a
+// certification.
+type attestation struct {
+	signer   []byte // qualified name
+	extra    []byte
+	counters attest.Counters
+	firmware attest.Firmware
+
+	selections []selection // of a quote
+	digest     []byte
+	certified  []byte // of a certification: the object's name
 }
+
+// selection is a TPMS_PCR_SELECTION.
+type selection struct {
+	bank   uint16
+	bitmap []byte
+}
+
+// maxBanks bounds the selections of a quote: more than there are hashes.
+const maxBanks = 16
+
+// parseAttest reads what follows magic and type. It takes exactly one encoding.
+func parseAttest(raw []byte, kind uint16) (*attestation, bool) {
+	r := reader{raw: raw[6:]}
+	a := &attestation{signer: r.sized(), extra: r.sized()}
+	a.counters = attest.Counters{Clock: r.u64(), Reset: r.u32(), Restart: r.u32()}
+	safe := r.u8()
+	a.counters.Safe = safe == 1
+	a.firmware = attest.Firmware(r.u64())
+	switch kind {
+	case attestQuote:
+		n := r.u32()
+		if n > maxBanks {
+			return nil, false
+		}
+		for range n {
+			a.selections = append(a.selections, selection{r.u16(), r.take(int(r.u8()))})
+		}
+		a.digest = r.sized()
+	case attestCertify:
+		a.certified = r.sized()
+		r.sized() // its qualified name, which its Name does not need
+	}
+	return a, r.done() && safe <= 1
+}
+
+// reader reads a TPM's big-endian structures. Beyond the end it reads zeros, and
+// is never done.
+type reader struct {
+	raw    []byte
+	beyond bool
+}
+
+func (r *reader) take(n int) []byte {
+	if n > len(r.raw) {
+		r.raw, r.beyond = nil, true
+		return nil
+	}
+	b := r.raw[:n:n]
+	r.raw = r.raw[n:]
+	return b
+}
+
+func (r *reader) number(n int) (v uint64) {
+	for _, b := range r.take(n) {
+		v = v<<8 | uint64(b)
+	}
+	return v
+}
+
+func (r *reader) u8() uint8   { return uint8(r.number(1)) }
+func (r *reader) u16() uint16 { return uint16(r.number(2)) }
+func (r *reader) u32() uint32 { return uint32(r.number(4)) }
+func (r *reader) u64() uint64 { return r.number(8) }
+
+// sized reads a TPM2B: two bytes of size, and as many bytes.
+func (r *reader) sized() []byte { return r.take(int(r.u16())) }
+
+// done says that all was read, and no more.
+func (r *reader) done() bool { return !r.beyond && len(r.raw) == 0 }
 
 // qualifiedNames are those that an AK of the endorsement hierarchy can have
 // (Part 1, section 16): a primary key's, and that of a child of the endorsement

@@ -180,19 +180,17 @@ func (f *Finish) Result() (*attest.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if info, err := certify.Attested.Certify(); err != nil || !bytes.Equal(info.Name.Buffer, holder.name) {
+	if !bytes.Equal(certify.certified, holder.name) {
 		return nil, attest.Refuse(attest.ReasonCertified, "another key was certified than the holder's")
 	}
-	counters := countersOf(quote)
 	if f.Stored != nil {
-		for _, c := range []attest.Counters{counters, countersOf(certify)} {
-			if err := c.After(f.Stored.Counters); err != nil {
+		for _, a := range []*attestation{quote, certify} {
+			if err := a.counters.After(f.Stored.Counters); err != nil {
 				return nil, err
 			}
 		}
 	}
-	firmware := attest.Firmware(quote.FirmwareVersion)
-	if err := f.Policy.JudgeFirmware(firmware); err != nil {
+	if err := f.Policy.JudgeFirmware(quote.firmware); err != nil {
 		return nil, err
 	}
 	if !holder.verifyDigest(t, r.Signature) {
@@ -208,7 +206,7 @@ func (f *Finish) Result() (*attest.Result, error) {
 	return &attest.Result{
 		Device: p.Device, Kind: p.Kind, AKName: ak.name, Activated: len(p.Secret) > 0,
 		Holder: holder.holderKey(), HolderKey: holder.public,
-		Counters: counters, Firmware: firmware, PCRSet: set, Posture: *posture,
+		Counters: quote.counters, Firmware: quote.firmware, PCRSet: set, Posture: *posture,
 		Policy: p.Policy, Version: p.PolicyVersion,
 		SessionKeys: f.Policy.SessionKeys, Lifetime: time.Duration(f.Policy.Lifetime),
 	}, nil
@@ -247,7 +245,7 @@ func (f *Finish) activated(ak attest.Name, t [sha256.Size]byte) error {
 // attested checks the signature over the bytes received, and only then reads
 // them: made by the TPM, of this type, for this transcript, by a key of the
 // endorsement hierarchy.
-func attested(ak *signingKey, qualified [2][]byte, raw, signature []byte, kind uint16, data [sha256.Size]byte) (*tpm2.TPMSAttest, error) {
+func attested(ak *signingKey, qualified [2][]byte, raw, signature []byte, kind uint16, data [sha256.Size]byte) (*attestation, error) {
 	what := "quote"
 	if kind == attestCertify {
 		what = "certification"
@@ -255,22 +253,22 @@ func attested(ak *signingKey, qualified [2][]byte, raw, signature []byte, kind u
 	if !ak.verify(raw, signature) {
 		return nil, attest.Refuse(attest.ReasonSignature, "the %s is not signed by the attestation key", what)
 	}
-	// go-tpm does not look at the magic, which only a TPM can write: a restricted
-	// key refuses to sign anything else that begins with it.
+	// Only a TPM writes the magic: a restricted key refuses to sign anything else
+	// that begins with it.
 	if len(raw) < 6 || binary.BigEndian.Uint32(raw) != tpmGenerated {
 		return nil, attest.Refuse(attest.ReasonMagic, "the %s was not made by a TPM", what)
 	}
 	if got := binary.BigEndian.Uint16(raw[4:]); got != kind {
 		return nil, attest.Refuse(attest.ReasonType, "the %s is of type %#04x", what, got)
 	}
-	a, err := canonical[tpm2.TPMSAttest](raw, what)
-	if err != nil {
-		return nil, err
+	a, ok := parseAttest(raw, kind)
+	if !ok {
+		return nil, attest.Refuse(attest.ReasonMalformed, "the %s is not in its one encoding", what)
 	}
-	if !bytes.Equal(a.ExtraData.Buffer, data[:]) {
+	if !bytes.Equal(a.extra, data[:]) {
 		return nil, attest.Refuse(attest.ReasonQualifying, "the %s is for another transcript", what)
 	}
-	if !slices.ContainsFunc(qualified[:], func(n []byte) bool { return bytes.Equal(n, a.QualifiedSigner.Buffer) }) {
+	if !slices.ContainsFunc(qualified[:], func(n []byte) bool { return bytes.Equal(n, a.signer) }) {
 		return nil, attest.Refuse(attest.ReasonHierarchy, "the attestation key is not in the endorsement hierarchy")
 	}
 	return a, nil
@@ -278,34 +276,22 @@ func attested(ak *signingKey, qualified [2][]byte, raw, signature []byte, kind u
 
 // quoted holds the quote's PCRs against the policy and returns the set that
 // they match.
-func (f *Finish) quoted(quote *tpm2.TPMSAttest) (set string, err error) {
-	info, err := quote.Attested.Quote()
-	if err != nil {
-		return "", attest.Refuse(attest.ReasonType, "it is no quote")
-	}
+func (f *Finish) quoted(quote *attestation) (set string, err error) {
 	// Exactly one bank and exactly these PCRs: a quote over none is signed just as
 	// well (CVE-2022-0317).
 	var bitmap [3]byte
 	for _, i := range f.Policy.PCRs {
 		bitmap[i/8] |= 1 << (i % 8)
 	}
-	selections := info.PCRSelect.PCRSelections
-	if len(selections) != 1 || selections[0].Hash != tpm2.TPMAlgSHA256 || !bytes.Equal(selections[0].PCRSelect, bitmap[:]) {
+	if s := quote.selections; len(s) != 1 || s[0].bank != uint16(tpm2.TPMAlgSHA256) || !bytes.Equal(s[0].bitmap, bitmap[:]) {
 		return "", attest.Refuse(attest.ReasonSelection, "not exactly the policy's PCRs of the SHA-256 bank are quoted")
 	}
 	if len(f.Request.PCRs) != len(f.Policy.PCRs) {
 		return "", attest.Refuse(attest.ReasonSelection, "%d PCR values, not %d", len(f.Request.PCRs), len(f.Policy.PCRs))
 	}
 	digest := sha256.Sum256(slices.Concat(f.Request.PCRs...))
-	if !bytes.Equal(digest[:], info.PCRDigest.Buffer) {
+	if !bytes.Equal(digest[:], quote.digest) {
 		return "", attest.Refuse(attest.ReasonPCRDigest, "the PCR values are not those that were quoted")
 	}
 	return f.Policy.JudgePCRs(f.Request.PCRs)
-}
-
-func countersOf(a *tpm2.TPMSAttest) attest.Counters {
-	return attest.Counters{
-		Reset: a.ClockInfo.ResetCount, Restart: a.ClockInfo.RestartCount,
-		Clock: a.ClockInfo.Clock, Safe: bool(a.ClockInfo.Safe),
-	}
 }
