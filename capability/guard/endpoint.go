@@ -52,6 +52,9 @@ type call struct {
 }
 
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if e.settings.spans != nil {
+		r = r.WithContext(e.settings.CallersTrace(r.Context(), r.Header.Get))
+	}
 	c := new(call)
 	req := &c.request
 	req.Resource = c.segments[:0]

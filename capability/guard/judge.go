@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -91,6 +93,7 @@ type Judge struct {
 	random    io.Reader
 	ours      []capability.HolderKey
 	plaintext bool
+	spans     trace.Tracer // nil: none
 }
 
 // NewJudge returns a judge that asks v. Options that only HTTP has are refused.
@@ -118,6 +121,16 @@ func (j *Judge) Allow(ctx context.Context, cred Credential, req *capability.Requ
 
 // allow is Allow with a verifier, into a Grant that the caller made.
 func (j *Judge) allow(ctx context.Context, v Verifier, g *Grant, cred Credential, req *capability.Request, where string) error {
+	if j.spans == nil {
+		return j.decide(ctx, v, g, cred, req, where)
+	}
+	ctx, end := j.startSpan(ctx, where)
+	err := j.decide(ctx, v, g, cred, req, where)
+	end(g, req, err)
+	return err
+}
+
+func (j *Judge) decide(ctx context.Context, v Verifier, g *Grant, cred Credential, req *capability.Request, where string) error {
 	if cred.Token == "" {
 		return j.Deny(ctx, ErrNoCredential, req, where)
 	}

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -51,6 +53,21 @@ func Logger(l *slog.Logger) Option {
 			return errors.New("nil logger")
 		}
 		s.logger = l
+		return nil
+	}
+}
+
+// Tracing has each decision recorded as a span, beneath the service's own span
+// or, where it has none, beneath the caller's (W3C traceparent). The handler's
+// context is then within the caller's trace too, and Transport, Grant.Forward and
+// Grant.Client hand it on. They hand on what the context holds without this
+// option as well.
+func Tracing(p trace.TracerProvider) Option {
+	return func(s *settings) error {
+		if p == nil {
+			return errors.New("nil tracer provider")
+		}
+		s.spans = p.Tracer("github.com/writ-dev/writ/capability/guard")
 		return nil
 	}
 }

@@ -135,6 +135,7 @@ func setCredential(r *http.Request, root *capability.Token, discharges []*capabi
 	for _, d := range discharges {
 		r.Header.Add(DischargesHeader, d.Text())
 	}
+	handOnTrace(r)
 }
 
 // clientAddr is the caller's address: the connection's, or, when that is a

@@ -151,12 +151,23 @@ func (g *Guard) Unary() grpc.UnaryServerInterceptor {
 		if err != nil {
 			return nil, err
 		}
+		ctx = g.callersTrace(ctx)
 		grant, err := g.allow(ctx, m, message)
 		if err != nil {
 			return nil, err
 		}
 		return next(guard.NewContext(withoutCredential(ctx), grant), message)
 	}
+}
+
+// callersTrace puts ctx into the trace that the metadata names, if the judge traces.
+func (g *Guard) callersTrace(ctx context.Context) context.Context {
+	return g.judge.CallersTrace(ctx, func(key string) string {
+		if values := metadata.ValueFromIncomingContext(ctx, key); len(values) == 1 {
+			return values[0]
+		}
+		return ""
+	})
 }
 
 func (g *Guard) mapped(ctx context.Context, method string) (*mapping, error) {

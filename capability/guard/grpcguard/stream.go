@@ -82,7 +82,7 @@ func (s *stream) plausible() error {
 
 // open judges the stream by its first message, or by none.
 func (s *stream) open(message any) error {
-	ctx := s.ServerStream.Context()
+	ctx := s.guard.callersTrace(s.ServerStream.Context())
 	grant, err := s.guard.allow(ctx, s.mapping, message)
 	if err != nil {
 		s.failure = err

@@ -139,6 +139,7 @@ func (g *Guard) Middleware() mcp.Middleware {
 			if g.open[method] {
 				return next(ctx, method, r)
 			}
+			ctx = g.judge.CallersTrace(ctx, func(key string) string { return traceField(r, key) })
 			grant, judged, err := g.judgeRequest(ctx, method, r)
 			if err != nil {
 				return nil, err
@@ -146,6 +147,21 @@ func (g *Guard) Middleware() mcp.Middleware {
 			return next(guard.NewContext(ctx, grant), method, judged)
 		}
 	}
+}
+
+// traceField reads a field of the caller's trace context: from the HTTP header,
+// or from _meta where there is none.
+func traceField(r mcp.Request, key string) string {
+	if extra := r.GetExtra(); extra != nil {
+		if v := extra.Header.Get(key); v != "" {
+			return v
+		}
+	}
+	if p := r.GetParams(); !isNil(p) {
+		v, _ := p.GetMeta()[key].(string)
+		return v
+	}
+	return ""
 }
 
 // judgeRequest returns the Grant and the request as the handler may see it.

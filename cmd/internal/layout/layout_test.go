@@ -40,6 +40,7 @@ var (
 	heavy          = []string{
 		"github.com/hashicorp/raft", "go.etcd.io/bbolt", "github.com/spf13/cobra", "github.com/google/go-tpm",
 		"google.golang.org/grpc", "github.com/modelcontextprotocol/go-sdk", "github.com/prometheus/client_golang",
+		"go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "go.opentelemetry.io/proto",
 	}
 )
 
