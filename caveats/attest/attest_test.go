@@ -301,6 +301,7 @@ func TestPending(t *testing.T) {
 	p := &attest.Pending{
 		ID: bytes.Repeat([]byte{1}, 16), Nonce: bytes.Repeat([]byte{2}, 32), Secret: secret, Expires: time.Unix(5000, 0).UTC(), Audience: "corp",
 		Policy: "prod", PolicyVersion: 1, Kind: attest.RSA2048, EKName: attest.Name{1}, AK: []byte{2}, Holder: []byte{3},
+		Counters: &attest.Counters{Reset: 1, Restart: 2, Clock: 3, Safe: true},
 	}
 	text, err := p.Encode()
 	if err != nil || len(text) > attest.MaxPending {

@@ -85,8 +85,9 @@ type Pending struct {
 	Kind          Kind
 	Device        capability.DeviceID
 	EKName        Name
-	AK            []byte // TPMT_PUBLIC
-	Holder        []byte // TPMT_PUBLIC
+	AK            []byte    // TPMT_PUBLIC
+	Holder        []byte    // TPMT_PUBLIC
+	Counters      *Counters // what was known of the device when the challenge was made, or nil
 }
 
 // String, GoString, Format, LogValue and MarshalText never show the secret.
@@ -114,6 +115,7 @@ type wirePending struct {
 	EKName        Name                `json:"ek_name"`
 	AK            []byte              `json:"ak"`
 	Holder        []byte              `json:"holder"`
+	Counters      *Counters           `json:"counters,omitempty"`
 }
 
 // Encode returns the challenge with its secret, to be stored or sealed.

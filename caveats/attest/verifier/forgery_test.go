@@ -22,6 +22,7 @@ func TestForgeries(t *testing.T) {
 	enrolled := func(change func(*forge)) func(*forge) {
 		return func(f *forge) {
 			f.pending.Secret, f.stored = nil, known(f)
+			f.pending.Counters = &f.stored.Counters
 			change(f)
 		}
 	}
@@ -150,7 +151,12 @@ func TestForgeries(t *testing.T) {
 		"the restart count goes back":                     {attest.ReasonCounters, enrolled(func(f *forge) { f.stored.Counters.Restart++ })},
 		"the clock goes back":                             {attest.ReasonCounters, enrolled(func(f *forge) { f.stored.Counters.Clock++ })},
 		"the clock goes back in the certification alone":  {attest.ReasonCounters, enrolled(func(f *forge) { f.certify.ClockInfo.Clock-- })},
-		"a new attestation key, and the counters go back": {attest.ReasonCounters, func(f *forge) { f.stored = &attest.Stored{Counters: attest.Counters{Reset: 8}} }},
+		"a new attestation key, and the counters go back": {attest.ReasonCounters, func(f *forge) { f.pending.Counters = &attest.Counters{Reset: 8} }},
+		"counters that only younger evidence has passed": {attest.ReasonChallenge, enrolled(func(f *forge) {
+			before := f.stored.Counters
+			f.pending.Counters = &before
+			f.stored.Counters.Clock++
+		})},
 		"not safe":     {"", enrolled(func(f *forge) { f.quote.ClockInfo.Safe = false })},
 		"old firmware": {attest.ReasonFirmware, func(f *forge) { f.quote.FirmwareVersion = 0x1fff }},
 

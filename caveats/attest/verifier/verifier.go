@@ -91,6 +91,9 @@ func (b *Begin) Challenge() (*attest.Challenge, *attest.Pending, error) {
 		ID: p.ID, Nonce: p.Nonce, Audience: p.Audience, Policy: p.Policy, PolicyVersion: p.PolicyVersion,
 		PCRs: b.Policy.PCRs, Expires: p.Expires,
 	}
+	if stored != nil {
+		p.Counters = &stored.Counters
+	}
 	if !stored.Enrolled(ak.name) {
 		p.Secret = random[attest.ChallengeIDSize+attest.NonceSize:]
 		if c.Credential, c.Secret, err = credential(b.Rand, e, ak.name, p.Secret); err != nil {
@@ -183,11 +186,9 @@ func (f *Finish) Result() (*attest.Result, error) {
 	if !bytes.Equal(certify.certified, holder.name) {
 		return nil, attest.Refuse(attest.ReasonCertified, "another key was certified than the holder's")
 	}
-	if f.Stored != nil {
-		for _, a := range []*attestation{quote, certify} {
-			if err := a.counters.After(f.Stored.Counters); err != nil {
-				return nil, err
-			}
+	for _, a := range []*attestation{quote, certify} {
+		if err := f.counted(a.counters); err != nil {
+			return nil, err
 		}
 	}
 	if err := f.Policy.JudgeFirmware(quote.firmware); err != nil {
@@ -224,6 +225,22 @@ func (f *Finish) current() error {
 		return attest.Refuse(attest.ReasonPolicy, "the policy %q has changed since the challenge", p.Policy)
 	case f.Stored != nil && f.Stored.Revoked:
 		return attest.Refuse(attest.ReasonRevoked, "device %s", p.Device)
+	}
+	return nil
+}
+
+// counted holds the counters against what was known when the challenge was
+// made, since the evidence is younger than that. What was stored since may be of
+// evidence that two processes of one machine sent at a time: then the older is
+// made again, and nothing is held against the device.
+func (f *Finish) counted(c attest.Counters) error {
+	if f.Pending.Counters != nil {
+		if err := c.After(*f.Pending.Counters); err != nil {
+			return err
+		}
+	}
+	if f.Stored != nil && c.After(f.Stored.Counters) != nil {
+		return attest.Refuse(attest.ReasonChallenge, "younger evidence of the device came first")
 	}
 	return nil
 }
