@@ -320,7 +320,7 @@ func Recover(cfg Config, servers []Server, sm StateMachine) (_ SnapshotMeta, err
 		return SnapshotMeta{}, err
 	}
 	defer s.lock.Close()
-	trans, _ := localTransport(cfg.NodeID)
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
 	if err := s.openDisk(trans, sm.AppliedIndex()); err != nil {
 		if s.log != nil {
 			s.log.Close()

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"reflect"
 	"slices"
@@ -314,7 +315,7 @@ func TestNodeThatMoved(t *testing.T) {
 }
 
 func TestFiveNodesLoseTwo(t *testing.T) {
-	m := newMesh(t, 5, nil)
+	m := newMesh(t, 5, func(cfg *Config) { cfg.HeartbeatTimeout = 500 * time.Millisecond })
 	propose(t, m.nodes["n1"].store, numbered(0, 10)...)
 	m.isolate("n1", true)
 	second := m.leader(m.others("n1")...)
@@ -334,4 +335,40 @@ func TestFiveNodesLoseTwo(t *testing.T) {
 	if got := third.sm.commands(); !reflect.DeepEqual(got, numbered(0, 30)) {
 		t.Errorf("commands %v", got)
 	}
+}
+
+// TestLeaderGoesDark cuts the leader off without a word, with the timeouts of a
+// local network: others commit soon, and it catches up soon after it is back.
+// With RAFTSTORE_FAILOVERS it measures.
+func TestLeaderGoesDark(t *testing.T) {
+	m := newMesh(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = 0 })
+	var failover, back []time.Duration
+	for i := range envInt("RAFTSTORE_FAILOVERS", 1) {
+		leader := m.leader()
+		others := m.others(leader.id)
+		dark := time.Now()
+		m.isolate(leader.id, true)
+		var next *meshNode
+		for next == nil {
+			n := m.leader(others...)
+			if _, err := n.store.Propose(testContext(t), []byte{byte(i)}); err == nil {
+				next = n
+			}
+		}
+		failover = append(failover, time.Since(dark))
+		m.isolate(leader.id, false)
+		light := time.Now()
+		for {
+			ctx, cancel := context.WithTimeout(testContext(t), 100*time.Millisecond)
+			_, err := leader.store.ReadIndex(ctx)
+			cancel()
+			if err == nil {
+				break
+			}
+		}
+		back = append(back, time.Since(light))
+		m.caughtUp(next, leader.id)
+	}
+	report(t, "a leader that goes dark to the next commit", failover)
+	report(t, "the end of that to a linearizable read at it", back)
 }

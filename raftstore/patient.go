@@ -23,6 +23,8 @@ const (
 // the moment the node is there.
 type patient struct {
 	raft.Transport
+	rpcs          chan raft.RPC
+	ended         chan struct{} // closed when Raft is shut down
 	closing, dead <-chan struct{}
 	raft          atomic.Pointer[raft.Raft] // once it runs
 }
@@ -56,6 +58,39 @@ func (p *patient) AppendEntries(id raft.ServerID, address raft.ServerAddress, ar
 	}
 }
 
+// Consumer implements raft.Transport.
+func (p *patient) Consumer() <-chan raft.RPC { return p.rpcs }
+
+// forward hands on what comes in. A sole voter is first made to stand for
+// election at once: there is no leader whose heartbeat it could be waiting for.
+func (p *patient) forward(alone bool) {
+	if alone && !p.hand(raft.RPC{
+		Command:  &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax}},
+		RespChan: make(chan raft.RPCResponse, 1),
+	}) {
+		return
+	}
+	for {
+		select {
+		case rpc := <-p.Transport.Consumer():
+			if !p.hand(rpc) {
+				return
+			}
+		case <-p.ended:
+			return
+		}
+	}
+}
+
+func (p *patient) hand(rpc raft.RPC) bool {
+	select {
+	case p.rpcs <- rpc:
+		return true
+	case <-p.ended:
+		return false
+	}
+}
+
 // RequestPreVote implements raft.WithPreVote.
 func (p *patient) RequestPreVote(id raft.ServerID, address raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	if t, ok := p.Transport.(raft.WithPreVote); ok {
@@ -64,8 +99,9 @@ func (p *patient) RequestPreVote(id raft.ServerID, address raft.ServerAddress, a
 	return errors.New("raftstore: the transport has no pre-vote")
 }
 
-// Close implements raft.WithClose.
+// Close implements raft.WithClose. Raft closes its transport once, at the end.
 func (p *patient) Close() error {
+	close(p.ended)
 	if c, ok := p.Transport.(io.Closer); ok {
 		return c.Close()
 	}

@@ -75,25 +75,23 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 			s.lock.Close()
 		}
 	}()
-	trans, elect := cfg.Transport, func() {}
+	trans := cfg.Transport
 	if trans == nil {
-		trans, elect = localTransport(cfg.NodeID)
+		_, trans = raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
 	}
 	if err := s.openDisk(trans, sm.AppliedIndex()); err != nil {
 		return nil, err
 	}
 	s.fsm = newFSM(sm, s.fail, cfg.NodeID)
 	notify := make(chan bool, 1)
-	wrapped := &patient{Transport: trans, closing: s.closing, dead: s.fail.dead}
+	wrapped := &patient{Transport: trans, rpcs: make(chan raft.RPC), ended: make(chan struct{}), closing: s.closing, dead: s.fail.dead}
 	if err := s.startRaft(wrapped, notify); err != nil {
 		return nil, err
 	}
 	wrapped.raft.Store(s.raft)
 	go s.watchLeadership(notify)
 	s.serve()
-	if s.soleVoter() {
-		elect()
-	}
+	go wrapped.forward(s.soleVoter())
 	return s, nil
 }
 
@@ -205,21 +203,6 @@ func (s *Store) startRaft(trans raft.Transport, notify chan bool) error {
 		s.raft, err = raft.NewRaft(rc, s.fsm, s.guard, s.guard, s.snaps, trans)
 		return err
 	})
-}
-
-// localTransport is the transport of a cluster of one, and what makes that one
-// stand for election at once: there is no leader whose heartbeat it could be
-// waiting for.
-func localTransport(id string) (raft.Transport, func()) {
-	addr, trans := raft.NewInmemTransport(raft.ServerAddress(id))
-	_, peer := raft.NewInmemTransport("")
-	peer.Connect(addr, trans)
-	return trans, func() {
-		// On failure it stands when its timer has run out.
-		_ = peer.TimeoutNow(raft.ServerID(id), addr, &raft.TimeoutNowRequest{
-			RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax},
-		}, &raft.TimeoutNowResponse{})
-	}
 }
 
 // Propose has command applied, and returns what the state machine made of it

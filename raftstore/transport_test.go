@@ -49,7 +49,8 @@ func TestCallsBetweenMembers(t *testing.T) {
 func TestCallCarriesErrorsAndDeadlines(t *testing.T) {
 	a, b := testTransport(t, "n1", nil), testTransport(t, "n2", nil)
 	deadline := make(chan time.Duration, 1)
-	ended := make(chan struct{})
+	ended, silent := make(chan struct{}), make(chan struct{})
+	defer close(silent)
 	b.Handle(testMethod, func(ctx context.Context, _ string, request []byte) ([]byte, error) {
 		switch string(request) {
 		case "not leader":
@@ -61,6 +62,7 @@ func TestCallCarriesErrorsAndDeadlines(t *testing.T) {
 			deadline <- time.Until(at)
 			<-ctx.Done()
 			close(ended)
+			<-silent
 			return nil, ctx.Err()
 		}
 	})
