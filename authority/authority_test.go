@@ -254,7 +254,7 @@ func TestShortOfSpace(t *testing.T) {
 	}
 	var free atomic.Uint64
 	a.proposer.close()
-	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock, func() (uint64, error) { return free.Load(), nil })
+	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock, func() (uint64, error) { return free.Load(), nil }, a.mayPropose)
 	issue := func() error {
 		_, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest())
 		return err

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -47,6 +48,13 @@ type Config struct {
 	// RotateEvery is how long a master key mints. 0: DefaultRotateEvery;
 	// negative: only on demand.
 	RotateEvery time.Duration
+
+	// Peers is how the node talks with others. Nil: it is alone.
+	Peers *PeerConfig
+
+	// Joined is what the cluster answered to PrepareJoin's request, for the
+	// first start of a node that joins one.
+	Joined *api.ClusterJoinResponse
 
 	// Dischargers are the dischargers for which third-party caveats are made.
 	Dischargers []Discharger

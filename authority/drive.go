@@ -48,7 +48,7 @@ func (a *Authority) report(what string, err error) {
 
 // expire drops what has ended, the bound and a margin ago.
 func (a *Authority) expire(ctx context.Context) error {
-	t := a.now() - a.machine.Cluster().BoundMillis - expireMargin.Milliseconds()
+	t := a.clocks.now().UnixMilli() - a.machine.Cluster().BoundMillis - expireMargin.Milliseconds()
 	if t <= 0 {
 		return nil
 	}

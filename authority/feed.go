@@ -47,8 +47,9 @@ type feed struct {
 	checkpointAfter time.Time
 
 	mu      sync.Mutex
-	pending int    // pings not yet answered; guarded by mu
-	pongs   []pong // may be sent once everything up to their index has been; guarded by mu
+	pending int      // pings not yet answered; guarded by mu
+	pongs   []pong   // may be sent once everything up to their index has been; guarded by mu
+	recalls []string // leases to ask back; guarded by mu
 }
 
 type pong struct{ nonce, index uint64 }
@@ -195,6 +196,9 @@ func (a *Authority) stream(ctx context.Context, f *feed) error {
 		}
 		if err == nil {
 			err = a.sendPongs(f)
+		}
+		if err == nil {
+			err = f.sendRecalls()
 		}
 		if err == nil {
 			err = a.sendCheckpoint(f)

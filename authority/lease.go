@@ -34,14 +34,10 @@ func (a *Authority) Lease(ctx context.Context, c Call, req *api.LeaseRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	_, value, err := a.proposer.propose(ctx, laneLease, &change{
-		header:  header(state.KindLease, c),
-		compose: func(int64) (any, error) { return body, nil },
-	})
+	r, err := a.lease(ctx, c, body)
 	if err != nil {
 		return nil, err
 	}
-	r := value.(*state.LeaseResult)
 	return &api.LeaseResponse{
 		Lease: r.Lease.String(), Token: body.Token, Branch: body.Path[len(body.Path)-1].Branch,
 		Granted: r.Granted, Expires: time.UnixMilli(r.Expires).UTC(), Index: r.Index,

@@ -43,6 +43,11 @@ type Authority struct {
 
 	feeds       feeds
 	attestation attestation
+	recalls     *recalls
+
+	peers        *peers  // nil: the node is alone
+	clocks       *clocks // of the quorum; for one that is alone, its own
+	reconcileNow chan struct{}
 
 	stop      context.CancelFunc
 	work      sync.WaitGroup
@@ -142,7 +147,11 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 	if err != nil {
 		return nil, nil, err
 	}
-	if !formed && !cfg.Bootstrap {
+	file, err := readNodeFile(cfg.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !formed && !cfg.Bootstrap && cfg.Joined == nil && file == nil {
 		return nil, nil, fmt.Errorf("%w: %s", ErrNotFormed, cfg.Dir)
 	}
 	identity, err := openIdentity(cfg, !formed)
@@ -150,7 +159,10 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 		return nil, nil, err
 	}
 	defer identity.Destroy()
-	a := &Authority{cfg: cfg, started: cfg.Clock(), nobody: capability.NewRootKey([32]byte{})}
+	a := &Authority{
+		cfg: cfg, started: cfg.Clock(), nobody: capability.NewRootKey([32]byte{}),
+		clocks: newClocks(cfg.Clock, bootTime, cfg.NodeID), recalls: newRecalls(bootTime), reconcileNow: make(chan struct{}, 1),
+	}
 	defer func() {
 		if err != nil {
 			_ = a.Close()
@@ -158,6 +170,15 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 	}()
 	if a.checker, err = caveats.Standard(); err != nil {
 		return nil, nil, err
+	}
+	if cfg.Peers != nil {
+		file, err := a.nodeFile(formed)
+		if err != nil {
+			return nil, nil, err
+		}
+		if a.peers, err = openPeers(cfg, identity, file); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := a.openStore(ctx); err != nil {
 		return nil, nil, err
@@ -233,19 +254,26 @@ func openIdentity(cfg Config, fresh bool) (*seal.Identity, error) {
 // openStore opens the state, its audit trail and the log, and waits until
 // everything that was acknowledged is applied.
 func (a *Authority) openStore(ctx context.Context) (err error) {
-	a.trail = &trail{dir: filepath.Join(a.cfg.Dir, "audit")}
+	a.trail = &trail{dir: filepath.Join(a.cfg.Dir, "audit"), peers: a.peers}
 	a.machine, err = state.Open(state.Config{
 		Path: filepath.Join(a.cfg.Dir, "state.db"), Audit: a.trail, Logger: a.cfg.Logger,
 	})
 	if err != nil {
 		return err
 	}
-	a.store, err = raftstore.Open(raftstore.Config{
+	raft := raftstore.Config{
 		Dir: filepath.Join(a.cfg.Dir, "raft"), NodeID: a.cfg.NodeID, Bootstrap: a.cfg.Bootstrap,
 		SnapshotThreshold: a.cfg.SnapshotThreshold, OnFatal: a.cfg.OnFatal, Logger: a.cfg.Logger,
-	}, a.machine)
-	if err != nil {
+	}
+	if a.peers != nil {
+		raft.Transport, raft.Profile, raft.Join = a.peers.transport, a.cfg.Peers.Profile, !a.cfg.Bootstrap
+		a.peers.setState(a.machine)
+	}
+	if a.store, err = raftstore.Open(raft, a.machine); err != nil {
 		return err
+	}
+	if a.peers != nil {
+		return a.awaitState(ctx)
 	}
 	if _, err := a.store.WaitLeader(ctx); err != nil {
 		return fmt.Errorf("waiting to lead: %w", err)
@@ -257,12 +285,11 @@ func (a *Authority) openStore(ctx context.Context) (err error) {
 // form forms the cluster: keys, CA, and the root token, in one log entry, so
 // that there is none or all of it.
 func (a *Authority) form(ctx context.Context, identity *seal.Identity) (*state.TokenRecord, error) {
-	var id [16]byte
-	if _, err := io.ReadFull(a.cfg.Rand, id[:]); err != nil {
+	id, err := a.clusterID()
+	if err != nil {
 		return nil, err
 	}
-	init := &state.Init{Cluster: hex.EncodeToString(id[:]), Incarnation: 1, BoundMillis: a.cfg.Bound.Milliseconds()}
-	var err error
+	init := &state.Init{Cluster: id, Incarnation: 1, BoundMillis: a.cfg.Bound.Milliseconds()}
 	if init.Origin, err = audit.Origin(init.Cluster, init.Incarnation); err != nil {
 		return nil, err
 	}
@@ -296,7 +323,19 @@ func (a *Authority) form(ctx context.Context, identity *seal.Identity) (*state.T
 	if err != nil {
 		return nil, err
 	}
-	entry, err := state.EncodeEntry(first, second)
+	commands := [][]byte{first, second}
+	if a.peers != nil {
+		own, err := a.peers.record()
+		if err != nil {
+			return nil, err
+		}
+		third, err := state.EncodeCommand(state.Header{Kind: state.KindSetMember, Stamp: stamp, Actor: node}, &state.SetMember{Member: own})
+		if err != nil {
+			return nil, err
+		}
+		commands = append(commands, third)
+	}
+	entry, err := state.EncodeEntry(commands...)
 	if err != nil {
 		return nil, err
 	}
@@ -310,6 +349,20 @@ func (a *Authority) form(ctx context.Context, identity *seal.Identity) (*state.T
 		}
 	}
 	return record, nil
+}
+
+// clusterID is the name of the cluster that is being formed.
+func (a *Authority) clusterID() (string, error) {
+	if a.peers != nil {
+		return a.peers.cluster, nil
+	}
+	return a.newClusterID()
+}
+
+func (a *Authority) newClusterID() (string, error) {
+	var id [16]byte
+	_, err := io.ReadFull(a.cfg.Rand, id[:])
+	return hex.EncodeToString(id[:]), err
 }
 
 // wrapKeys wraps the cluster key for this node and for recovery.
@@ -431,7 +484,9 @@ func (a *Authority) unseal(identity *seal.Identity) error {
 
 // start starts what runs for as long as the node does.
 func (a *Authority) start(ctx context.Context) error {
-	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock, func() (uint64, error) { return freeSpace(a.cfg.Dir) })
+	a.clocks.voters = func() []string { return a.store.Status().Voters }
+	a.clocks.ask = a.askHellos
+	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock, func() (uint64, error) { return freeSpace(a.cfg.Dir) }, a.mayPropose)
 	a.fresh = newFreshness(a.store, a.machine, time.Duration(a.machine.Cluster().BoundMillis)*time.Millisecond)
 	a.feeds.open = make(map[string]*feed)
 	var err error
@@ -444,6 +499,11 @@ func (a *Authority) start(ctx context.Context) error {
 	a.stop = cancel
 	a.work.Go(func() { a.fresh.run(running) })
 	a.work.Go(func() { a.drive(running) })
+	if a.peers != nil {
+		// Whoever waited for a quorum could not be one of it where all start anew.
+		a.startPeers(running)
+		return nil
+	}
 	return a.fresh.wait(ctx)
 }
 
@@ -461,6 +521,8 @@ func (a *Authority) Close() error {
 		var errs []error
 		if a.store != nil {
 			errs = append(errs, a.store.Close())
+		} else if a.peers != nil && a.peers.transport != nil {
+			errs = append(errs, a.peers.transport.Close())
 		}
 		if a.trail != nil {
 			errs = append(errs, a.trail.close())

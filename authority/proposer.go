@@ -64,6 +64,7 @@ type proposer struct {
 	clock   func() time.Time
 
 	free func() (uint64, error) // bytes free on the disk
+	may  func() error           // why nothing may be proposed here, or nil
 
 	queues [lanes]chan *change
 	batch  chan []*composed
@@ -80,9 +81,9 @@ type composed struct {
 	command []byte
 }
 
-func newProposer(store *raftstore.Store, machine *state.Machine, clock func() time.Time, free func() (uint64, error)) *proposer {
+func newProposer(store *raftstore.Store, machine *state.Machine, clock func() time.Time, free func() (uint64, error), may func() error) *proposer {
 	p := &proposer{
-		store: store, machine: machine, clock: clock, free: free,
+		store: store, machine: machine, clock: clock, free: free, may: may,
 		batch: make(chan []*composed), stop: make(chan struct{}),
 	}
 	for i := range p.queues {
@@ -218,7 +219,10 @@ func (p *proposer) composeOne(c *change) *composed {
 	c.header.Stamp = p.least
 	var body any
 	var command []byte
-	err := p.hasSpace(c.lane)
+	err := p.may()
+	if err == nil {
+		err = p.hasSpace(c.lane)
+	}
 	if err == nil {
 		body, err = c.compose(p.least)
 	}

@@ -14,7 +14,8 @@ import (
 // files once the state knows whose they are. Each incarnation has a directory of
 // its own, named by its number.
 type trail struct {
-	dir string
+	dir   string
+	peers *peers // who have what is missing; nil: nobody
 
 	mu  sync.Mutex
 	log *audit.Log // guarded by mu; nil until the origin is known
@@ -38,7 +39,14 @@ func (t *trail) Open(origin string, edge audit.Edge) error {
 		}
 		t.log = log
 	}
-	return t.log.Reconcile(edge)
+	err := t.log.Reconcile(edge)
+	if errors.Is(err, audit.ErrBehind) && t.peers != nil {
+		if err := t.peers.fetchRecords(t.log, edge); err != nil {
+			return err
+		}
+		return t.log.Reconcile(edge)
+	}
+	return err
 }
 
 // originDir is the incarnation, the last element of an origin.

@@ -49,6 +49,13 @@
 //	GET  /v1/audit/inclusion         read     audit/proofs
 //	GET  /v1/audit/consistency       read     audit/proofs
 //	GET  /v1/status                  read     status
+//	GET  /v1/cluster                 read     cluster
+//	POST /v1/cluster/tokens          cluster  nodes
+//	POST /v1/cluster/join            (the single-use join token in the body is the authorization)
+//	POST /v1/cluster/nodes/{node}/promote cluster nodes/NODE
+//	POST /v1/cluster/nodes/{node}/demote  cluster nodes/NODE
+//	POST /v1/cluster/nodes/{node}/lead    cluster nodes/NODE
+//	DELETE /v1/cluster/nodes/{node}  cluster  nodes/NODE
 //	POST /oauth/token                derive   audiences/AUD/tokens (RFC 8693, a face of derive)
 //	POST /oauth/introspect           verify   audiences/AUD (RFC 7662, for one call)
 //	POST /oauth/revoke               (the token in the form is the authorization; RFC 7009)

@@ -140,6 +140,10 @@ func (n *Node) Client(token string) *client.Client {
 func (n *Node) Join(ctx context.Context, r api.ServiceRequest) (string, error) {
 	root := n.Root()
 	defer root.Close()
+	return join(ctx, root, r)
+}
+
+func join(ctx context.Context, root *client.Client, r api.ServiceRequest) (string, error) {
 	added, err := root.AddService(ctx, r)
 	if err != nil {
 		return "", fmt.Errorf("adding service %s: %w", r.Name, err)
@@ -194,6 +198,11 @@ func (n *Node) Mint(t testing.TB, audience, subject string, caveats ...string) *
 	t.Helper()
 	root := n.Root()
 	defer root.Close()
+	return mint(t, root, audience, subject, caveats...)
+}
+
+func mint(t testing.TB, root *client.Client, audience, subject string, caveats ...string) *api.TokenResponse {
+	t.Helper()
 	got, err := root.Issue(t.Context(), api.IssueRequest{
 		Audience: audience, Subject: subject, Owner: "owner@" + audience + ".example", Purpose: "test", TTLSeconds: 900, Caveats: caveats,
 	})

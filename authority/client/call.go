@@ -79,7 +79,7 @@ func (c *Client) raw(ctx context.Context, k call) (data []byte, err error) {
 		if !again {
 			return nil, err
 		}
-		if _, refused := errors.AsType[*Error](err); !refused && attempt%len(c.bases) != len(c.bases)-1 {
+		if e, refused := errors.AsType[*Error](err); (!refused || e.elsewhere()) && attempt%len(c.bases) != len(c.bases)-1 {
 			wait = 0 // another node may be well
 		}
 		node++
@@ -216,7 +216,9 @@ func networkError(base string, err error) error {
 func retryIn(err error, round int) (time.Duration, bool) {
 	backoff := min(50*time.Millisecond<<min(round, 10), maxBackoff)
 	backoff = backoff/2 + rand.N(backoff/2+1)
-	if e, ok := errors.AsType[*Error](err); ok {
+	if e, ok := errors.AsType[*Error](err); ok && e.elsewhere() {
+		return backoff, true // a leader is elected sooner than Retry-After can say
+	} else if ok {
 		return max(backoff, min(e.RetryAfter, maxBackoff)), e.retryable()
 	}
 	if _, ok := errors.AsType[*fatalError](err); ok || errors.Is(err, context.Canceled) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/capability"
 )
 
 // Error is a refusal by the authority. It carries the problem's code:
@@ -42,10 +43,22 @@ func quoted(s string) string {
 // retryable says whether doing the same again, with the same request id, can help.
 func (e *Error) retryable() bool {
 	switch e.Problem.Code {
-	case api.CodeOverloaded, api.CodeNotLeader, api.CodeIndeterminate:
+	case api.CodeOverloaded:
 		return true
 	}
-	return e.Problem.Status == 502 || e.Problem.Status == 504
+	return e.elsewhere() || e.Problem.Status == 502 || e.Problem.Status == 504
+}
+
+// elsewhere says whether it is the node that cannot, so that another may, or
+// the same in a moment: without a leader, behind, or going down.
+func (e *Error) elsewhere() bool {
+	switch e.Problem.Code {
+	case api.CodeNotLeader, api.CodeIndeterminate:
+		return true
+	case capability.CodeStaleRevocations, capability.CodeUnavailable:
+		return e.Problem.Status == 503
+	}
+	return false
 }
 
 // malformed is an answer that is no answer.

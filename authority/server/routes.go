@@ -121,7 +121,7 @@ var (
 // routes is the API. package api documents the same table.
 func routes() []*route {
 	post, get := http.MethodPost, http.MethodGet
-	return append(attestRoutes(), []*route{
+	return append(append(attestRoutes(), clusterRoutes()...), []*route{
 		{method: post, pattern: "/v1/tokens", id: "issueToken", summary: "Issue a token",
 			action: "issue", access: "audiences/AUD/tokens", lane: laneIssues,
 			endpoint: withBody("issue", issueAccess, issue)},
