@@ -49,9 +49,9 @@ type Config struct {
 	// Nonces, if set, has every proof carry a nonce of the server.
 	Nonces *Nonces
 	// MaxReplays is how many proofs are remembered at a time, about 100 bytes
-	// each; 0 is DefaultMaxReplays. Each is for MaxAge, Skew and 5 s more. Where that is
-	// not enough, calls are refused with unavailable; one key can fill a
-	// sixteenth of it.
+	// each; 0 is DefaultMaxReplays. Each is, until 6 s after it is too old to be
+	// accepted. Where that is not enough, calls are refused with unavailable;
+	// one key can fill a sixteenth of it.
 	MaxReplays int
 	// RefuseSessions refuses proofs by session keys: the key that the holder
 	// caveat names must sign each call itself.
@@ -75,7 +75,8 @@ type Verifier struct {
 // replayShards bounds what one key can fill.
 const replayShards = 16
 
-// New returns a verifier. Give it to guard.Possession, or its methods GRPC and MCP...
+// New returns a verifier, for guard.Possession or the Config of the guards for
+// gRPC and MCP.
 func New(cfg Config) (*Verifier, error) {
 	v := &Verifier{cfg: cfg}
 	c := &v.cfg
@@ -196,8 +197,9 @@ func (v *Verifier) NonceWanted(p capability.HolderProof) bool {
 
 // Answer adds to the header of an answer with this status what the caller needs
 // for the next call: on 401 a challenge (RFC 9449 section 7.1) with
-// invalid_dpop_proof or use_dpop_nonce where the proof was at fault, and
-// a nonce where one is demanded and the caller has not the newest. p is what HTTP returned, or nil.
+// invalid_dpop_proof or use_dpop_nonce where the proof was at fault, and a nonce
+// where one is demanded and the caller has not the newest. p is what HTTP
+// returned, or nil.
 func (v *Verifier) Answer(h http.Header, status int, p capability.HolderProof) {
 	if nonce := v.Nonce(p); nonce != "" {
 		h.Set(NonceHeader, nonce)
