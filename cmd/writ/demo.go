@@ -29,9 +29,10 @@ func newDemo(a *app) *cobra.Command {
 		Long: `Watch the main job run for real on this machine: an authority of one node and two
 HTTP services, each a process of its own. A token is issued, accepted, narrowed by the
 first service and passed to the second, which refuses what was narrowed away; its calls
-run out; a branch of it is revoked while its sibling lives; and the audit log shows it
-all. Nothing in it is made for the demo: it is what writ dev, the guard and the replica
-do anywhere. It fails if any step does not go as it says.`,
+run out; a branch of it is revoked while its sibling lives; a token for an attested
+machine is worthless on another one; and the audit log shows it all. Nothing in it is
+made for the demo: it is what writ dev, the guard and the replica do anywhere. It fails
+if any step does not go as it says.`,
 		Example: "  writ demo",
 		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.demo(cmd) },
@@ -61,6 +62,7 @@ type demo struct {
 	began time.Time // of the step under way
 
 	root        *client.Client
+	ready       devReady
 	desk, files *demoProcess
 }
 
@@ -129,18 +131,25 @@ func (d *demo) run() error {
 	if err := d.revokeBranch(token); err != nil {
 		return err
 	}
+	if err := d.attest(&d.ready); err != nil {
+		return err
+	}
 	return d.readAudit()
 }
 
 // startAuthority starts writ dev.
 func (d *demo) startAuthority() (*demoProcess, error) {
 	d.title("an authority of one node starts: Raft, TLS, sealed keys, no other service")
-	dev, err := d.start(nil, "dev", "--until-eof", "--for", "5m", "--output", "json")
+	args := []string{"dev", "--until-eof", "--for", "5m", "--output", "json"}
+	if hasSoftwareTPM() {
+		args = append(args, "--tpm")
+	}
+	dev, err := d.start(nil, args...)
 	if err != nil {
 		return nil, err
 	}
-	var r devReady
-	if err := dev.answer(&r); err != nil {
+	r := &d.ready
+	if err := dev.answer(r); err != nil {
 		return nil, err
 	}
 	dev.env = []string{
@@ -348,7 +357,12 @@ func (d *demo) call(url string, token *capability.Token) (int, capability.Code, 
 		return 0, "", err
 	}
 	req.Header.Set("Authorization", "Bearer "+token.Text())
-	resp, err := http.DefaultClient.Do(req)
+	return d.do(http.DefaultClient, req)
+}
+
+// do returns the status and the code of the answer to a request.
+func (d *demo) do(c *http.Client, req *http.Request) (int, capability.Code, error) {
+	resp, err := c.Do(req)
 	if err != nil {
 		return 0, "", err
 	}

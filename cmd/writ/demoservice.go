@@ -20,6 +20,7 @@ import (
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/capability/guard"
 	"github.com/writ-dev/writ/caveats"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 // The services of writ demo: what anyone's service does with the public
@@ -27,6 +28,7 @@ import (
 
 type demoServiceOptions struct {
 	name, next string
+	url        string // where it is reached
 }
 
 type demoServiceReady struct {
@@ -60,16 +62,18 @@ func (a *app) demoService(cmd *cobra.Command, o *demoServiceOptions) error {
 		_, _ = io.Copy(io.Discard, in)
 		cancel()
 	}()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	o.url = "http://" + ln.Addr().String()
 	handler, done, err := demoHandler(ctx, a, o, strings.TrimSpace(secret))
 	if err != nil {
 		return err
 	}
 	defer done()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	if err := writeJSON(cmd.OutOrStdout(), demoServiceReady{URL: "http://" + ln.Addr().String()}); err != nil {
+	if err := writeJSON(cmd.OutOrStdout(), demoServiceReady{URL: o.url}); err != nil {
 		return err
 	}
 	s := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
@@ -115,7 +119,12 @@ func demoHandler(ctx context.Context, a *app, o *demoServiceOptions, secret stri
 		done()
 		return nil, nil, err
 	}
-	g, err := guard.New(v, guard.Service(o.name))
+	proofs, err := pop.New(pop.Config{Origins: []string{o.url}})
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	g, err := guard.New(v, guard.Service(o.name), guard.Possession(proofs))
 	if err != nil {
 		done()
 		return nil, nil, err

@@ -18,6 +18,9 @@ import (
 // The bundle of roots and the policy that writ dev --tpm stores.
 const devPolicy = "dev"
 
+// devCA is where the maker of its TPM is, within its directory.
+const devCA = "tpm-ca"
+
 // devTPM is the software TPM beside a throw-away authority.
 type devTPM struct {
 	process *swtpm.Process
@@ -27,7 +30,7 @@ type devTPM struct {
 // startDevTPM makes a TPM and starts it, and has the authority trust its maker
 // and accept its PCRs as they are.
 func startDevTPM(ctx context.Context, dir string, a *authority.Authority) (_ *devTPM, err error) {
-	stateDir, ca := filepath.Join(dir, "tpm"), filepath.Join(dir, "tpm-ca")
+	stateDir, ca := filepath.Join(dir, "tpm"), filepath.Join(dir, devCA)
 	if err := swtpm.Manufacture(ctx, stateDir, ca); err != nil {
 		return nil, err
 	}
