@@ -281,12 +281,17 @@ type Metrics struct {
 	Pings, Pongs, ReadIndexes            uint64
 	QueueRevoke, QueueLease, QueueIssue  int // waiting for the proposer
 	Proposals, ProposedEntries, Refusals uint64
+	Age                                  time.Duration // since the quorum read that confirmed this node's state was begun
+	FreeBytes                            uint64        // on the data directory's file system; 0 where it cannot be told
+	Failed                               bool          // the node has met what it cannot go on after
 }
 
 // Metrics returns the node's numbers.
 func (a *Authority) Metrics() Metrics {
 	counts, raft, p := a.machine.Counts(), a.store.Status(), a.proposer
+	free, _ := p.free()
 	return Metrics{
+		Age: a.fresh.age(), FreeBytes: free, Failed: raft.Err != nil,
 		Applied: a.machine.AppliedIndex(), CommitIndex: raft.CommitIndex, Term: raft.Term, Leader: raft.Ready, DiskFull: raft.DiskFull,
 		Tokens: counts.Tokens, Revocations: counts.Revocations, Services: counts.Services, Leases: counts.Leases, Budgets: counts.Budgets,
 		AuditSize: counts.Audit, Streams: a.feeds.count(),
