@@ -131,6 +131,8 @@ func (a *applier) checkLease(h *Header, b *Lease) error {
 		return refuse(capability.CodeExpired, "the token has expired")
 	case a.isRevoked(e, b.Chain) || e.holders && a.allHoldersRevoked(a.record(e.id)):
 		return refuse(capability.CodeRevoked, "the token was revoked")
+	case b.Token.Millis() <= a.meta.Revived:
+		return refuse(capability.CodeBudgetExhausted, "the token is from before the incarnation: what was spent of it since is not known")
 	}
 	return nil
 }

@@ -60,6 +60,9 @@ func newBody(k Kind) any {
 	if body := newAttestBody(k); body != nil {
 		return body
 	}
+	if body := newReviveBody(k); body != nil {
+		return body
+	}
 	return newMemberBody(k)
 }
 

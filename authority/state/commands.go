@@ -133,6 +133,9 @@ type SealedKey struct {
 	Incarnation uint64 `json:"incarnation"`
 	Sealed      []byte `json:"sealed"`
 	Public      []byte `json:"public,omitempty"` // the public half, where there is one
+	// Under numbers the cluster key that it is sealed under, or, of a wrap, that is
+	// in it.
+	Under uint32 `json:"under,omitempty"`
 }
 
 // TokenRecord is the registry's entry of a token, and the dedupe record of the

@@ -48,6 +48,9 @@ func (a *applier) setKey(h *Header, b *SetKey) error {
 	if k.Purpose == "" || len(k.Purpose) > maxPurpose || k.Purpose == PurposeMaster || len(k.Sealed) == 0 || len(k.Sealed) > maxSealed {
 		return refuse(api.CodeInvalid, "not a key that can be set")
 	}
+	if err := a.sealedNow(&k); err != nil {
+		return err
+	}
 	a.putKey(k)
 	a.audit(h, auditRecord{Action: "set-key", Detail: k.Purpose, Epoch: k.Epoch})
 	return nil
@@ -83,6 +86,9 @@ func (a *applier) addEpoch(h *Header, b *AddEpoch) (*EpochRecord, error) {
 		return nil, refuse(api.CodeInvalid, "an epoch is published twice the bound before it mints")
 	case b.OldUntil < b.MintsFrom+MaxTTL.Milliseconds():
 		return nil, refuse(api.CodeInvalid, "an epoch verifies until the longest token has ended")
+	}
+	if err := a.sealedNow(&b.Key); err != nil {
+		return nil, err
 	}
 	if last.Until == 0 {
 		last.Until = b.OldUntil
@@ -197,7 +203,7 @@ func (a *applier) addService(h *Header, b *AddService) (*ServiceRecord, error) {
 	if b.JoinHash == (Digest{}) || b.JoinUntil <= h.Stamp || b.JoinUntil > h.Stamp+MaxAdminTTL.Milliseconds() {
 		return nil, invalid("the join secret is missing or lives too long")
 	}
-	if old := a.services[b.Name]; old != nil {
+	if old := a.services[b.Name]; old != nil && (old.Joined || old.JoinHash != Digest{}) {
 		return nil, refuse(api.CodeConflict, "there is a service of this name")
 	}
 	s := &ServiceRecord{AddService: *b, Added: h.Stamp, AddedBy: h.Actor.Name}

@@ -268,6 +268,9 @@ func (a *applier) dispatch(h *Header, body any) (any, error) {
 	if value, ok, err := a.dispatchMembers(h, body); ok {
 		return value, err
 	}
+	if ok, err := a.dispatchRevive(h, body); ok {
+		return nil, err
+	}
 	panic(fmt.Errorf("%w: %T", ErrUnknownCommand, body))
 }
 

@@ -330,6 +330,9 @@ func (a *applier) joinMember(h *Header, b *JoinMember) (*MemberRecord, error) {
 	case b.Wrap.Purpose != PurposeWrap+r.ID || b.Wrap.Epoch != 0 || len(b.Wrap.Sealed) == 0 || len(b.Wrap.Sealed) > maxSealed:
 		return nil, refuse(api.CodeInvalid, "the cluster key is not wrapped for the node")
 	}
+	if err := a.sealedNow(&b.Wrap); err != nil {
+		return nil, err
+	}
 	a.dropJoinToken(b.Hash)
 	a.putKey(b.Wrap)
 	a.putMember(&r)

@@ -27,6 +27,7 @@ type Cluster struct {
 	Incarnation uint64
 	BoundMillis int64
 	Origin      string // of the audit log
+	Key         uint32 // number of the cluster key in force
 }
 
 // AppliedIndex is the index of the last entry that the state holds.
@@ -57,7 +58,7 @@ func (m *Machine) view(f func(*bolt.Tx) error) error {
 // Cluster returns what Init said.
 func (m *Machine) Cluster() (c Cluster) {
 	m.read(func(mem *memory) {
-		c = Cluster{mem.meta.Cluster, mem.meta.Incarnation, mem.meta.BoundMillis, mem.meta.Origin}
+		c = Cluster{mem.meta.Cluster, mem.meta.Incarnation, mem.meta.BoundMillis, mem.meta.Origin, mem.meta.ClusterKey}
 	})
 	return c
 }

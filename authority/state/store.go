@@ -42,6 +42,8 @@ type meta struct {
 	Origin      string `json:"origin"`
 	Edge        []byte `json:"edge"` // audit.Edge
 	Content     Digest `json:"content"`
+	ClusterKey  uint32 `json:"cluster_key,omitempty"` // number of the cluster key in force
+	Revived     int64  `json:"revived,omitempty"`     // stamp of the last Revive: tokens from before have no calls left
 }
 
 // mmapSize is how much address space a state file takes at once, in bytes.
