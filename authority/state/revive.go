@@ -1,9 +1,11 @@
 package state
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/writ-dev/writ/authority/api"
@@ -256,20 +258,9 @@ func (a *applier) reseal(h *Header, b *Reseal) error {
 
 // sealedKeys returns all sealed keys by purpose and epoch.
 func (m *memory) sealedKeys() []SealedKey {
-	keys := make([]SealedKey, 0, len(m.keys))
-	for _, k := range m.keys {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(x, y SealedKey) int {
-		if x.Purpose != y.Purpose {
-			if x.Purpose < y.Purpose {
-				return -1
-			}
-			return 1
-		}
-		return int(int64(x.Epoch) - int64(y.Epoch))
+	return slices.SortedFunc(maps.Values(m.keys), func(x, y SealedKey) int {
+		return cmp.Or(cmp.Compare(x.Purpose, y.Purpose), cmp.Compare(x.Epoch, y.Epoch))
 	})
-	return keys
 }
 
 func keysDigest(keys []SealedKey) Digest {
