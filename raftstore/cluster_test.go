@@ -71,6 +71,7 @@ func newCluster(t *testing.T, change func(*Config)) (*cluster, func(id string, c
 		n := &node{id: id, sm: &ledger{}, trans: trans, cfg: testConfig(t, filepath.Join(t.TempDir(), id))}
 		n.cfg.NodeID, n.cfg.Transport, n.cfg.Peers = id, trans, reader{c, &mu, id}
 		n.cfg.Bootstrap, n.cfg.Join = id == "n1", id != "n1"
+		n.cfg.HeartbeatTimeout = 600 * time.Millisecond // of a busy machine
 		if change != nil {
 			change(&n.cfg)
 		}

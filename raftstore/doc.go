@@ -6,6 +6,23 @@
 // returned without an error is on the disk of a majority and applied here. A
 // read that must see it on any node asks [Store.ReadIndex] first.
 //
+// # Several nodes
+//
+// The first node is opened with [Config.Bootstrap], every other with
+// [Config.Join] and then added by the leader: [Store.AddNonvoter], and
+// [Store.Promote] once it has caught up. [NewTransport] connects them, by TLS 1.3
+// with keys that [TransportConfig.Authorize] knows, and carries calls of yours
+// beside Raft's messages (forwarding to the leader, say). Any node answers
+// [Store.ReadIndex]; only the leader takes proposals. A change that the voters
+// who answer could not carry is refused with [ErrQuorum]. An id is one node's
+// for good: who was removed ends with [ErrRemoved] and does not come back.
+//
+// With the timeouts of [ProfileLAN] a cluster goes on about half a second after
+// its leader died or went dark; Close hands leadership over, in milliseconds.
+//
+// [Store.Export] makes a snapshot to keep elsewhere, [Restore] a new cluster out
+// of one. When most voters are gone for good, [Recover] lets the rest go on.
+//
 // # What is on disk
 //
 // The directory holds raft.db (the log, the current term and the vote, one

@@ -109,16 +109,9 @@ func TestReadAtALateFollower(t *testing.T) {
 // what a read has to wait for although Raft's own entries are in between.
 func TestReadAfterASnapshotThatEndsInRaftsOwnEntries(t *testing.T) {
 	m := newMesh(t, 3, nil)
-	n1 := m.nodes["n1"]
-	propose(t, n1.store, "a")
-	for range 2 { // each term begins with entries that no state machine sees
-		leader := m.leader()
-		if err := leader.store.TransferLeadership(testContext(t), ""); err != nil {
-			t.Fatal(err)
-		}
-		m.leader(m.others(leader.id)...)
-	}
-	leader := m.leader()
+	m.atLeader(func(s *Store) error { _, err := s.Propose(testContext(t), []byte("a")); return err })
+	m.lead("n2") // each term begins with entries that no state machine sees
+	leader := m.lead("n3")
 	if err := leader.store.raft.Snapshot().Error(); err != nil { // whether or not anything is new to the state
 		t.Fatal(err)
 	}
@@ -126,17 +119,13 @@ func TestReadAfterASnapshotThatEndsInRaftsOwnEntries(t *testing.T) {
 		t.Fatalf("snapshot of %d, state machine at %d: nothing to test", index, leader.sm.AppliedIndex())
 	}
 	closeStore(t, leader.store)
+	m.ids = []string{"n1", "n2"}
 	leader.sm = &ledger{}
 	m.start(leader)
-	now := m.leader(m.others(leader.id)...)
-	if err := now.store.SetAddress(testContext(t), leader.id, string(leader.trans.LocalAddr())); err != nil {
-		t.Fatal(err)
-	}
-	m.caughtUp(now, leader.id)
-	if err := now.store.TransferLeadership(testContext(t), leader.id); err != nil {
-		t.Fatal(err)
-	}
-	m.leader(leader.id)
+	now := m.atLeader(func(s *Store) error { return s.SetAddress(testContext(t), "n3", string(leader.trans.LocalAddr())) })
+	m.ids = []string{"n1", "n2", "n3"}
+	m.caughtUp(now, "n3")
+	m.lead("n3")
 	for _, id := range m.ids {
 		if _, err := m.nodes[id].store.ReadIndex(testContext(t)); err != nil {
 			t.Errorf("read at %s: %v", id, err)

@@ -13,7 +13,8 @@ import (
 // ReadIndex makes a read linearizable. When it returns, the state machine here
 // has applied every command up to the returned index, and with it every command
 // that had been acknowledged, by any leader, before ReadIndex was called. A node
-// that does not lead asks the leader. ErrNotLeader when none could make sure.
+// that does not lead asks the leader. ErrNotLeader when none could make sure
+// within a few heartbeats.
 // Calls that are made while another is under way share the next round.
 //
 // The only voter leads as long as it says so, since nobody else could be
@@ -100,23 +101,34 @@ func (s *Store) readVia(ctx context.Context, rounds *rounds, ask func() (commit,
 	return r.commit, s.WaitApplied(ctx, r.need)
 }
 
-// askLeader has the leader make sure.
+// askLeader has the leader make sure. It outlasts an election that goes well.
 func (s *Store) askLeader() (commit, need uint64, err error) {
-	// A leader that cannot be heard will not be the leader for much longer.
-	ctx, cancel := context.WithTimeout(context.Background(), 2*s.cfg.HeartbeatTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*s.cfg.HeartbeatTimeout)
 	defer cancel()
-	answer, err := s.CallLeader(ctx, methodRead, nil)
-	if err != nil {
-		if !errors.Is(err, ErrNotLeader) {
-			err = fmt.Errorf("%w: ask the leader: %w", ErrNotLeader, err)
+	for {
+		// A leader that cannot be heard will not be the leader for much longer.
+		asking, cancel := context.WithTimeout(ctx, 2*s.cfg.HeartbeatTimeout)
+		answer, err := s.CallLeader(asking, methodRead, nil)
+		cancel()
+		if err == nil {
+			got, err := numbers(answer, 2)
+			if err != nil {
+				return 0, 0, err
+			}
+			return got[0], got[1], nil
 		}
-		return 0, 0, err
+		select {
+		case <-time.After(confirmRetry):
+			continue
+		case <-ctx.Done():
+		case <-s.closing:
+		case <-s.fail.dead:
+		}
+		if errors.Is(err, ErrNotLeader) {
+			return 0, 0, err
+		}
+		return 0, 0, fmt.Errorf("%w: ask the leader: %w", ErrNotLeader, err)
 	}
-	got, err := numbers(answer, 2)
-	if err != nil {
-		return 0, 0, err
-	}
-	return got[0], got[1], nil
 }
 
 // readAsLeader is ReadIndex at the leader.

@@ -188,6 +188,35 @@ func (m *mesh) leader(among ...string) *meshNode {
 	}
 }
 
+// atLeader has whoever leads do it, again where leadership moved meanwhile, and
+// returns who that was.
+func (m *mesh) atLeader(do func(*Store) error) *meshNode {
+	m.t.Helper()
+	for {
+		n := m.leader()
+		switch err := do(n.store); {
+		case err == nil:
+			return n
+		case !errors.Is(err, ErrNotLeader) && !errors.Is(err, ErrIndeterminate):
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// lead has a node take over.
+func (m *mesh) lead(id string) *meshNode {
+	m.t.Helper()
+	for {
+		n := m.leader()
+		if n.id == id {
+			return n
+		}
+		if err := n.store.TransferLeadership(testContext(m.t), id); err != nil {
+			m.t.Log(err)
+		}
+	}
+}
+
 // others are the ids of all nodes but one.
 func (m *mesh) others(id string) []string {
 	var rest []string
