@@ -100,6 +100,8 @@ func (a *Authority) nodeFile(formed bool) (*nodeFile, error) {
 func (a *Authority) awaitState(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	learn := time.NewTicker(time.Second)
+	defer learn.Stop()
 	for {
 		changed := a.machine.Changed()
 		if r, ok := a.machine.Member(a.cfg.NodeID); ok && r.State == state.MemberRemoved {
@@ -117,6 +119,8 @@ func (a *Authority) awaitState(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-tick.C:
+		case <-learn.C:
+			a.peers.learn(ctx)
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the cluster's state: %w", ctx.Err())
 		}
@@ -130,18 +134,36 @@ func (a *Authority) startPeers(ctx context.Context) {
 	handle(a.peers, methodRecords, a.answerRecords)
 	handle(a.peers, methodRecall, a.answerRecall)
 	handle(a.peers, methodMember, a.answerMember)
+	handle(a.peers, methodPeers, a.answerPeers)
 	a.work.Go(func() { a.watchClock(ctx) })
 	a.work.Go(func() { a.watchMembers(ctx) })
 	a.work.Go(func() { a.keepMembers(ctx) })
 }
 
-// watchMembers cuts whoever is a member no longer.
+// clusterPeers are the active members but one.
+func (a *Authority) clusterPeers(but string) (list []api.ClusterPeer) {
+	for _, r := range a.machine.Members() {
+		if r.State == state.MemberActive && r.ID != but {
+			list = append(list, api.ClusterPeer{Node: r.ID, Key: r.Key[:], Raft: r.Raft})
+		}
+	}
+	return list
+}
+
+func (a *Authority) answerPeers(_ context.Context, from string, _ *struct{}) (*[]api.ClusterPeer, error) {
+	list := a.clusterPeers(from)
+	return &list, nil
+}
+
+// watchMembers writes down who the members are, and cuts whoever is one no
+// longer.
 func (a *Authority) watchMembers(ctx context.Context) {
-	seen := a.machine.MemberChanges()
+	var seen uint64
 	for {
 		changed := a.machine.Changed()
 		if now := a.machine.MemberChanges(); now != seen {
 			seen = now
+			a.report("writing down the peers", a.peers.remember(a.clusterPeers(a.cfg.NodeID)))
 			a.peers.transport.Reauthorize()
 			a.wakeReconcile()
 		}
@@ -383,11 +405,7 @@ func (a *Authority) JoinCluster(ctx context.Context, c Call, req *api.ClusterJoi
 	if answer.Certificate, err = signNode(a.certs.ca, a.certs.key, req.Node, nil, ed25519.PublicKey(req.PublicKey), a.cfg.Clock()); err != nil {
 		return nil, serviceError(err)
 	}
-	for _, r := range a.machine.Members() {
-		if r.State == state.MemberActive && r.ID != req.Node {
-			answer.Peers = append(answer.Peers, api.ClusterPeer{Node: r.ID, Key: r.Key[:], Raft: r.Raft})
-		}
-	}
+	answer.Peers = a.clusterPeers(req.Node)
 	a.wakeReconcile()
 	return answer, nil
 }

@@ -60,6 +60,7 @@ const (
 	methodRecords = raftstore.FirstMethod + 2 // recordsRequest → recordsAnswer
 	methodRecall  = raftstore.FirstMethod + 3 // []recall → nothing
 	methodMember  = raftstore.FirstMethod + 4 // state.MemberRecord of the caller: its addresses → nothing
+	methodPeers   = raftstore.FirstMethod + 5 // → []api.ClusterPeer: the members
 )
 
 // peers is this node among the others: who it is to them, and whom it takes for
@@ -76,11 +77,12 @@ type peers struct {
 
 	key ed25519.PrivateKey
 
-	mu       sync.Mutex
-	cert     *tls.Certificate // guarded by mu
-	renew    time.Time        // guarded by mu
-	ca       *certificates    // guarded by mu; nil until the CA's key is open
-	greeters []api.ClusterPeer
+	mu    sync.Mutex
+	cert  *tls.Certificate // guarded by mu
+	renew time.Time        // guarded by mu
+	ca    *certificates    // guarded by mu; nil until the CA's key is open
+	file  *nodeFile        // as it was last written; guarded by mu
+	dir   string
 }
 
 // nodeFile is what a node keeps beside its state, to meet its peers before it
@@ -135,7 +137,7 @@ func openPeers(cfg Config, identity *seal.Identity, file *nodeFile) (*peers, err
 	}
 	p := &peers{
 		cfg: cfg.Peers, node: cfg.NodeID, cluster: file.Cluster, recipient: identity.Recipient().Bytes(),
-		clock: cfg.Clock, warn: cfg.Logger.Warn, greeters: file.Peers,
+		clock: cfg.Clock, warn: cfg.Logger.Warn, file: file, dir: cfg.Dir,
 	}
 	var err error
 	if p.key, err = identity.PeerKey(); err != nil {
@@ -190,12 +192,57 @@ func (p *peers) holder(digest state.Digest) (string, bool) {
 		r, ok := m.MemberByKey(digest)
 		return r.ID, ok
 	}
-	for _, g := range p.greeters {
-		if state.Digest(g.Key) == digest {
-			return g.Node, true
+	for _, known := range p.known() {
+		if string(known.Key) == string(digest[:]) {
+			return known.Node, true
 		}
 	}
 	return "", false
+}
+
+// known are the peers that were written down: all there is to go by until the
+// state is there. After a restart it comes from a peer, or once there is a
+// quorum, since nobody knows before what of the log is committed.
+func (p *peers) known() []api.ClusterPeer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.file.Peers
+}
+
+// remember writes down who the peers are.
+func (p *peers) remember(list []api.ClusterPeer) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	file := *p.file
+	file.Peers = list
+	if p.ca != nil && p.cert != nil {
+		file.Certificate, file.CA = p.cert.Certificate[0], p.ca.ca.Raw
+	}
+	if err := file.write(p.dir); err != nil {
+		return err
+	}
+	p.file = &file
+	return nil
+}
+
+// learn asks the peers that were written down for those that have joined since.
+func (p *peers) learn(ctx context.Context) {
+	for _, known := range p.known() {
+		ctx, cancel := context.WithTimeout(ctx, sampleWait)
+		b, err := p.callAt(ctx, known.Node, known.Raft, methodPeers, struct{}{})
+		cancel()
+		var list []api.ClusterPeer
+		if err == nil {
+			err = json.Unmarshal(b, &list)
+		}
+		if err != nil || len(list) == 0 {
+			continue
+		}
+		if err := p.remember(list); err != nil {
+			p.warn("writing down the peers failed", "error", err)
+		}
+		return
+	}
 }
 
 func (p *peers) state() *state.Machine {
@@ -231,8 +278,8 @@ func (p *peers) others() map[string]string {
 		}
 	}
 	if len(all) == 0 {
-		for _, g := range p.greeters {
-			all[g.Node] = g.Raft
+		for _, known := range p.known() {
+			all[known.Node] = known.Raft
 		}
 	}
 	return all
