@@ -86,6 +86,8 @@ func serviceError(err error) error {
 		return &Error{Code: api.CodeTooOld, Detail: "take a snapshot", Err: err}
 	case errors.Is(err, audit.ErrRange):
 		return &Error{Code: api.CodeNotFound, Detail: "outside the audit log", Err: err}
+	case errors.Is(err, audit.ErrCorrupt):
+		return &Error{Code: api.CodeAuditCorrupt, Detail: "the node's audit files hold what it never wrote", Hint: "keep a copy, and compare with a checkpoint kept elsewhere", Err: err}
 	case errors.Is(err, audit.ErrArchived):
 		return &Error{Code: api.CodeNotFound, Detail: "the record is archived; its hash remains", Err: err}
 	case errors.Is(err, caveats.ErrCondition):

@@ -108,6 +108,7 @@ const (
 	CodeIndeterminate  Code = "indeterminate"   // 503: may or may not have been done; retry with the same request id
 	CodeTooOld         Code = "cursor_too_old"  // 410: take a snapshot
 	CodeInternal       Code = "internal"        // 500
+	CodeAuditCorrupt   Code = "audit_corrupt"   // 500: the node's audit files hold what it never wrote
 	CodeDiskFull       Code = "disk_full"       // 503: the authority cannot write; nothing was done
 	CodeUnauthorized   Code = "unauthorized"    // 401: no credential
 	CodeBodyTooLarge   Code = "body_too_large"  // 413

@@ -95,6 +95,7 @@ var statusOf = map[api.Code]int{
 	api.CodeIndeterminate:  http.StatusServiceUnavailable,
 	api.CodeTooOld:         http.StatusGone,
 	api.CodeInternal:       http.StatusInternalServerError,
+	api.CodeAuditCorrupt:   http.StatusInternalServerError,
 	api.CodeDiskFull:       http.StatusServiceUnavailable,
 	api.CodeUnauthorized:   http.StatusUnauthorized,
 	api.CodeBodyTooLarge:   http.StatusRequestEntityTooLarge,
@@ -161,7 +162,7 @@ func (s *Server) writeProblem(w http.ResponseWriter, req *http.Request, route, c
 	if r.status >= 500 {
 		level = slog.LevelWarn
 	}
-	if r.code == api.CodeInternal {
+	if r.status == http.StatusInternalServerError {
 		level = slog.LevelError
 	}
 	attrs := []slog.Attr{
