@@ -5,12 +5,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io"
 	"math/big"
-
-	"encoding/asn1"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -28,19 +28,22 @@ type key struct {
 	context *tpm2.TPMSContext
 }
 
-// exclusive runs the commands of one operation. Where a process that was killed
-// left keys in a TPM without a resource manager, it makes room and tries again.
+// exclusive runs the commands of one operation. A TPM without a resource manager
+// is shared with other processes: where it is full it waits for them, and then
+// makes room, since what is left is of a process that was killed.
 func (h *Holder) exclusive(operation func() error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	err := operation()
-	if errors.Is(err, tpm2.TPMRCObjectMemory) {
-		if err := h.flushTransient(); err != nil {
+	for delay := 10 * time.Millisecond; delay < 200*time.Millisecond; delay *= 2 {
+		if err := operation(); !errors.Is(err, tpm2.TPMRCObjectMemory) {
 			return err
 		}
-		err = operation()
+		time.Sleep(delay)
 	}
-	return err
+	if err := h.flushTransient(); err != nil {
+		return err
+	}
+	return operation()
 }
 
 // use loads k, runs f and flushes k.

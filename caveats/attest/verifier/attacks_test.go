@@ -3,9 +3,11 @@ package verifier_test
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"math/bits"
+	"sync"
 	"testing"
 	"time"
 
@@ -478,6 +480,7 @@ func TestOneTPM(t *testing.T) {
 	t.Run("forged quote", func(t *testing.T) { testForgedQuote(t, r) })
 	t.Run("every byte of the request", func(t *testing.T) { testEveryByteOfTheRequest(t, r) })
 	t.Run("replay", func(t *testing.T) { testReplay(t, r) })
+	t.Run("two processes", func(t *testing.T) { testTwoProcesses(t, r) })
 }
 
 // A megabyte is refused before any of it is read.
@@ -558,3 +561,40 @@ func testHolderIsAsked(t *testing.T, r *rig) {
 }
 
 var _ holder.Discharger = (*rig)(nil)
+
+// Two processes of one machine attest at a time, and what the second has proved
+// is not held against the first.
+func testTwoProcesses(t *testing.T, r *rig) {
+	other := rigFor(t, r.tpm, attest.RSA2048)
+	var wg sync.WaitGroup
+	for _, one := range []*rig{r, other} {
+		wg.Go(func() {
+			for range 10 {
+				if err := one.holder.Attest(t.Context(), one, one.want); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+
+	first, err := r.begin(t, func(*attest.BeginRequest) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := r.holder.Answer(r.want, first, posture(t, r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pending := r.pending
+	for r.good(t).Counters.Clock == clockOf(answer.Quote) { // a clock of milliseconds
+	}
+	r.pending = pending
+	refused(t, r.Finish(t.Context(), answer), attest.ReasonChallenge)
+	r.good(t)
+}
+
+// clockOf reads the clock in a TPMS_ATTEST.
+func clockOf(quote []byte) uint64 {
+	return binary.BigEndian.Uint64(quote[safeAt(quote)-16:])
+}

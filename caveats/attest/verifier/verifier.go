@@ -92,7 +92,8 @@ func (b *Begin) Challenge() (*attest.Challenge, *attest.Pending, error) {
 		PCRs: b.Policy.PCRs, Expires: p.Expires,
 	}
 	if stored != nil {
-		p.Counters = &stored.Counters
+		counters := stored.Counters // not the caller's, who stores others later
+		p.Counters = &counters
 	}
 	if !stored.Enrolled(ak.name) {
 		p.Secret = random[attest.ChallengeIDSize+attest.NonceSize:]
