@@ -43,7 +43,7 @@ func (x *exchange) forward() (bool, error) {
 	}
 	for _, name := range forwardedHeaders {
 		if v := x.r.Header.Values(name); len(v) > 0 {
-			f.Header[name] = v
+			f.Header[http.CanonicalHeaderKey(name)] = v // DPoP is Dpop in a Header
 		}
 	}
 	answer, err := x.s.a.Forward(x.ctx(), f)
