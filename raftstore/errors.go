@@ -75,7 +75,7 @@ var (
 	ErrLagging = errors.New("raftstore: member lags behind")
 
 	// ErrRemoved: this node is no longer a member, and cannot become one under
-	// this id again. Handed to Config.OnFatal.
+	// this id again. Handed to Config.OnFatal, and returned by Open from then on.
 	ErrRemoved = errors.New("raftstore: removed from the cluster")
 
 	// ErrMember: the node's id is taken by a member of the cluster that the

@@ -327,7 +327,7 @@ func Recover(cfg Config, servers []Server, sm StateMachine) (_ SnapshotMeta, err
 		}
 		return SnapshotMeta{}, err
 	}
-	s.fsm = newFSM(sm, s.fail, cfg.NodeID)
+	s.fsm = newFSM(sm, s.fail, cfg.NodeID, s.markRemoved)
 	err = s.fail.contain("recover", func() error {
 		return raft.RecoverCluster(cfg.raftConfig(), s.fsm, s.guard, s.guard, s.snaps, trans, members)
 	})

@@ -19,7 +19,8 @@ type fsm struct {
 	fail *failure
 	id   raft.ServerID // of this node
 
-	member bool // a committed configuration had this node; belongs to Raft's goroutine
+	removed func() // called before this node ends because it was removed
+	member  bool   // a committed configuration had this node; belongs to Raft's goroutine
 
 	applied atomic.Uint64 // last command or configuration that went through
 
@@ -27,8 +28,8 @@ type fsm struct {
 	more chan struct{} // closed when applied rises
 }
 
-func newFSM(sm StateMachine, fail *failure, id string) *fsm {
-	f := &fsm{sm: sm, fail: fail, id: raft.ServerID(id), more: make(chan struct{})}
+func newFSM(sm StateMachine, fail *failure, id string, removed func()) *fsm {
+	f := &fsm{sm: sm, fail: fail, id: raft.ServerID(id), removed: removed, more: make(chan struct{})}
 	f.applied.Store(sm.AppliedIndex())
 	return f
 }
@@ -97,6 +98,7 @@ func (f *fsm) configured(c raft.Configuration, index uint64) {
 		}
 	}
 	if f.member {
+		f.removed()
 		f.broken(fmt.Errorf("%w: by configuration %d", ErrRemoved, index))
 	}
 }

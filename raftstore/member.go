@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -365,7 +367,7 @@ func (s *Store) tellRemoved(server raft.Server, configuration uint64) {
 	}
 }
 
-// answerRemoved takes a peer's word that this node was removed: peers are
+// answerRemoved takes a voter's word that this node was removed: peers are
 // authenticated, they say so only once it is committed, and an id never comes
 // back.
 func (s *Store) answerRemoved(_ context.Context, from string, request []byte) ([]byte, error) {
@@ -373,6 +375,36 @@ func (s *Store) answerRemoved(_ context.Context, from string, request []byte) ([
 	if err != nil {
 		return nil, err
 	}
+	if server, ok := s.server(from); !ok || server.Suffrage != raft.Voter {
+		return nil, fmt.Errorf("%w: %q is no voter that this node knows", ErrUnknownMember, from)
+	}
+	s.markRemoved()
 	go s.fail.fatal(fmt.Errorf("%w: by configuration %d, says %q", ErrRemoved, got[0], from))
 	return nil, nil
+}
+
+// removedName is the file that keeps a node which was removed from starting
+// again: its peers would refuse it, and it could not learn why.
+const removedName = "REMOVED"
+
+func (s *Store) markRemoved() {
+	f, err := os.OpenFile(filepath.Join(s.cfg.Dir, removedName), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err == nil {
+		err = errors.Join(f.Close(), syncDir(s.cfg.Dir))
+	}
+	if err != nil {
+		s.cfg.Logger.Error("could not leave a note that this node was removed", "error", err)
+	}
+}
+
+// checkRemoved returns ErrRemoved if this node was.
+func (s *Store) checkRemoved() error {
+	switch _, err := os.Lstat(filepath.Join(s.cfg.Dir, removedName)); {
+	case err == nil:
+		return fmt.Errorf("%w: %s says so", ErrRemoved, filepath.Join(s.cfg.Dir, removedName))
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	default:
+		return err
+	}
 }

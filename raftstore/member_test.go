@@ -232,21 +232,38 @@ func TestRemovedNodeEnds(t *testing.T) {
 
 func n2Members(m *mesh) []Member { return m.nodes["n2"].store.Members(testContext(m.t)) }
 
-// A node that was removed, and knows it, does not start again.
+// A node that was removed does not start again, whichever way it heard of it.
 func TestRemovedNodeDoesNotStart(t *testing.T) {
 	m := newMesh(t, 2, nil)
 	n1, n2 := m.nodes["n1"], m.nodes["n2"]
+	for _, from := range []string{"n3", ""} {
+		if _, err := n2.store.answerRemoved(t.Context(), from, make([]byte, 8)); !errors.Is(err, ErrUnknownMember) {
+			t.Errorf("word of %q: %v", from, err)
+		}
+	}
 	if err := n1.store.Remove(testContext(t), "n2", false); err != nil {
 		t.Fatal(err)
 	}
 	<-n2.fatal
 	n2.store.Close()
-	configuration := raft.Configuration{Servers: n1.store.servers()}
-	f := newFSM(&ledger{}, &failure{onFatal: func(error) {}, dead: make(chan struct{}), opening: true}, "n2")
-	f.member = true
-	err := f.fail.contain("test", func() error { f.configured(configuration, 9); return nil })
-	if !errors.Is(err, ErrRemoved) {
-		t.Errorf("a configuration without the node: %v", err)
+	if _, err := Open(n2.cfg, &ledger{}); !errors.Is(err, ErrRemoved) {
+		t.Errorf("started again: %v", err)
+	}
+	noted := 0
+	f := newFSM(&ledger{}, &failure{onFatal: func(error) {}, dead: make(chan struct{}), opening: true}, "n2", func() { noted++ })
+	has := raft.Configuration{Servers: []raft.Server{{ID: "n1"}, {ID: "n2"}}}
+	has1 := raft.Configuration{Servers: []raft.Server{{ID: "n1"}}}
+	err := f.fail.contain("test", func() error {
+		f.configured(has1, 1) // before it was added
+		f.configured(has, 2)
+		if noted != 0 {
+			t.Error("removed before it was")
+		}
+		f.configured(has1, 3)
+		return nil
+	})
+	if !errors.Is(err, ErrRemoved) || noted != 1 {
+		t.Errorf("a configuration without the node: %v, noted %d times", err, noted)
 	}
 }
 

@@ -47,7 +47,7 @@ type Result struct {
 // Open opens the node in cfg.Dir, after it has checked all that is on disk, and
 // starts it. sm is empty, or has kept the state it had; it ends up with the
 // newest snapshot restored and goes on from there. Errors: ErrConfig,
-// ErrLocked, ErrEmptyDir, ErrCorrupt, ErrDiskFull, ErrStateMachine, or what the
+// ErrLocked, ErrEmptyDir, ErrRemoved, ErrCorrupt, ErrDiskFull, ErrStateMachine, or what the
 // file system said.
 func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 	cfg, err = cfg.withDefaults()
@@ -82,7 +82,7 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 	if err := s.openDisk(trans, sm.AppliedIndex()); err != nil {
 		return nil, err
 	}
-	s.fsm = newFSM(sm, s.fail, cfg.NodeID)
+	s.fsm = newFSM(sm, s.fail, cfg.NodeID, s.markRemoved)
 	notify := make(chan bool, 1)
 	wrapped := &patient{Transport: trans, rpcs: make(chan raft.RPC), ended: make(chan struct{}), closing: s.closing, dead: s.fail.dead}
 	if err := s.startRaft(wrapped, notify); err != nil {
@@ -109,7 +109,10 @@ func newStore(cfg Config) *Store {
 // openDisk checks and opens what is in the directory, or creates it.
 // smApplied is where the state machine says it is.
 func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
-	var err error
+	err := s.checkRemoved()
+	if err != nil {
+		return err
+	}
 	if s.snaps, err = openSnapshots(filepath.Join(s.cfg.Dir, "snapshots"), s.fail.fatal); err != nil {
 		return err
 	}

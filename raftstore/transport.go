@@ -352,9 +352,20 @@ type peerConn struct {
 	t        *Transport
 	id       string
 	accepted bool
+	extend   time.Duration // how far each Write moves the deadline, if at all
 }
 
 func (c *peerConn) state() tls.ConnectionState { return c.Conn.(*tls.Conn).ConnectionState() }
+
+// Write implements net.Conn. To Raft, which sets one deadline for a whole message,
+// however many entries are in it, every piece that got through is a reason to
+// wait on.
+func (c *peerConn) Write(b []byte) (int, error) {
+	if c.extend > 0 {
+		c.Conn.SetDeadline(time.Now().Add(c.extend))
+	}
+	return c.Conn.Write(b)
+}
 
 // Close says goodbye, and closes.
 func (c *peerConn) Close() error {
@@ -509,5 +520,10 @@ func (s *streams) Addr() net.Addr { return s.t.cfg.Listener.Addr() }
 // Dial implements raft.StreamLayer; target is Transport.target's.
 func (s *streams) Dial(target raft.ServerAddress, _ time.Duration) (net.Conn, error) {
 	id, address, _ := strings.Cut(string(target), "\x00")
-	return s.t.dial(s.t.ctx, id, address, protoRaft)
+	c, err := s.t.dial(s.t.ctx, id, address, protoRaft)
+	if err != nil {
+		return nil, err
+	}
+	c.extend = s.t.cfg.IOTimeout
+	return c, nil
 }
