@@ -322,7 +322,9 @@ func (r *Replica) Close() error {
 
 // Verifier returns a verifier of the replica's audiences, on the replica's keys
 // (or the authority's answers, if keyless), revocations and budgets, and, if
-// Registered, on its registry. opts are added.
+// Registered, on its registry. opts are added, and win: for routes that want
+// fresher revocations than the rest, capability.WithRevocations(r, bound) makes
+// a verifier to go into their guard.Route.
 func (r *Replica) Verifier(checker capability.Checker, opts ...capability.Option) (*capability.Verifier, error) {
 	all := []capability.Option{capability.WithRevocations(r, 0), capability.WithBudgets(r)}
 	if r.cfg.Registered {

@@ -6,11 +6,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/capability/guard"
 	"github.com/writ-dev/writ/capability/guard/internal/guardtest"
+	"github.com/writ-dev/writ/capability/revocation"
+	"github.com/writ-dev/writ/caveats"
 )
 
 // TestBuild: whatever is not fully mapped is an error before anything is served.
@@ -295,3 +299,65 @@ func TestMounted(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
+// aged are revocations of an age; 5 s is their own bound.
+type aged struct {
+	revocation.Static
+	age *atomic.Int64
+}
+
+func (r aged) Within(_ int64, bound time.Duration) bool {
+	if bound == 0 {
+		bound = 5 * time.Second
+	}
+	return time.Duration(r.age.Load()) <= bound
+}
+
+// TestRouteVerifier: a route with a tighter bound refuses where the others still
+// serve, and a long call that looks again goes by the bound of its route.
+func TestRouteVerifier(t *testing.T) {
+	a := guardtest.For(t)
+	checker, err := caveats.Standard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked := aged{revocation.Static{Set: a.Revoked}, new(atomic.Int64)}
+	bounded := func(bound time.Duration) *capability.Verifier {
+		v, err := capability.NewVerifier(a, []string{guardtest.Audience}, checker, capability.WithRevocations(revoked, bound))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	g, err := guard.New(bounded(0), quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := func(_ http.ResponseWriter, r *http.Request) {
+		revoked.age.Store(int64(3 * time.Second))
+		err := guard.FromContext(r.Context()).Recheck(r.Context())
+		if stale := errors.Is(err, capability.CodeStaleRevocations); stale != (r.URL.Path == "/payments") {
+			t.Errorf("%s, 3 s later: %v", r.URL.Path, err)
+		}
+	}
+	g.HandleFunc("GET /notes", guard.Route{Action: "read", Resource: "notes"}, long)
+	g.HandleFunc("POST /payments", guard.Route{Action: "pay", Resource: "payments", Verifier: bounded(time.Second)}, long)
+	h := build(t, g)
+	token := a.Token(t).Text()
+	for _, c := range []struct {
+		age             time.Duration
+		notes, payments int
+	}{{time.Second, 200, 200}, {2 * time.Second, 200, 503}, {6 * time.Second, 503, 503}} {
+		for target, want := range map[string]int{"GET /notes": c.notes, "POST /payments": c.payments} {
+			revoked.age.Store(int64(c.age))
+			method, path, _ := strings.Cut(target, " ")
+			r := httptest.NewRequest(method, path, nil)
+			r.Header.Set("Authorization", "Bearer "+token)
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code != want || want == 503 && !strings.Contains(w.Body.String(), string(capability.CodeStaleRevocations)) {
+				t.Errorf("%s with revocations %v old: %d %s, want %d", target, c.age, w.Code, w.Body, want)
+			}
+		}
+	}
+}
