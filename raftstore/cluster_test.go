@@ -210,6 +210,7 @@ func TestDeposedLeaderNeitherReadsNorWrites(t *testing.T) {
 func TestReadNeedsMajorityAtOwnTerm(t *testing.T) {
 	peers := &switched{}
 	c, _ := newCluster(t, func(cfg *Config) {
+		cfg.HeartbeatTimeout = 300 * time.Millisecond // four of which a read goes on asking
 		if cfg.NodeID == "n1" {
 			peers.use(cfg.Peers)
 			cfg.Peers = peers
