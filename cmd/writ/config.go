@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,8 @@ type config struct {
 	Recovery       string   `toml:"recovery"`        // offline recipient; only when the authority is formed
 	LogLevel       string   `toml:"log_level"`       // debug, info, warn, error
 	LogFormat      string   `toml:"log_format"`      // text or json
+	TraceEndpoint  string   `toml:"trace_endpoint"`  // where spans go, OTLP over HTTP; empty: none are made
+	TraceRatio     float64  `toml:"trace_ratio"`     // of calls that come without a trace
 
 	Dischargers []configDischarger `toml:"discharger"`
 }
@@ -66,7 +69,7 @@ const (
 )
 
 func defaultConfig() config {
-	return config{Node: "n1", DataDir: defaultDataDir, NodeKey: defaultNodeKey, Listen: defaultListen, LogLevel: "info", LogFormat: "text"}
+	return config{Node: "n1", DataDir: defaultDataDir, NodeKey: defaultNodeKey, Listen: defaultListen, LogLevel: "info", LogFormat: "text", TraceRatio: 0.01}
 }
 
 // setting is one key that the environment and flags can set.
@@ -100,6 +103,11 @@ var settings = []setting{
 	{"recovery", "offline `recipient` of the cluster key, set when the authority is formed", text(func(c *config) *string { return &c.Recovery })},
 	{"log_level", "debug, info, warn or error", text(func(c *config) *string { return &c.LogLevel })},
 	{"log_format", "text or json", text(func(c *config) *string { return &c.LogFormat })},
+	{"trace_endpoint", "`URL` that takes traces, OTLP over HTTP", text(func(c *config) *string { return &c.TraceEndpoint })},
+	{"trace_ratio", "which part of the calls that come without a trace begins one, 0 to 1", func(c *config, s string) (err error) {
+		c.TraceRatio, err = strconv.ParseFloat(s, 64)
+		return err
+	}},
 }
 
 // configFlags read a node's configuration.
@@ -109,10 +117,21 @@ type configFlags struct {
 }
 
 func (f *configFlags) add(cmd *cobra.Command) {
+	var keys []string
+	for _, s := range settings {
+		keys = append(keys, s.key)
+	}
+	f.addSome(cmd, keys...)
+}
+
+// addSome adds the flags of these keys only.
+func (f *configFlags) addSome(cmd *cobra.Command, keys ...string) {
 	cmd.Flags().StringVar(&f.file, "config", "", "read the configuration from this TOML `file` (WRIT_CONFIG)")
 	f.values = map[string]*string{}
 	for _, s := range settings {
-		f.values[s.key] = cmd.Flags().String(flagOf(s.key), "", s.use+" ("+envOf(s.key)+")")
+		if slices.Contains(keys, s.key) {
+			f.values[s.key] = cmd.Flags().String(flagOf(s.key), "", s.use+" ("+envOf(s.key)+")")
+		}
 	}
 }
 
@@ -222,6 +241,9 @@ func (c *config) check() error {
 	}
 	if c.LogFormat != "text" && c.LogFormat != "json" {
 		return configError("log_format %q is neither text nor json", c.LogFormat)
+	}
+	if err := c.checkTracing(); err != nil {
+		return err
 	}
 	if c.Recovery != "" {
 		if _, err := seal.ParseRecipient(c.Recovery); err != nil {

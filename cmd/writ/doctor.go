@@ -18,8 +18,9 @@ import (
 )
 
 type doctorOptions struct {
-	conn connection
-	dir  string
+	conn  connection
+	node  configFlags
+	ready string
 }
 
 func newDoctor(a *app) *cobra.Command {
@@ -28,8 +29,13 @@ func newDoctor(a *app) *cobra.Command {
 		Use:   "doctor",
 		Short: "look for what is wrong between here and the authority",
 		Long: `Look for what is wrong between here and the authority: configuration, credential,
-reachability, the pinned certificate, the clock; and with --data-dir, on a node, the
-modes of its files and the space on its disk. It changes nothing.
+reachability, the pinned certificate, the clock. With --config or --data-dir, look at
+the node of this machine: its configuration, the modes of its files, the space on its
+disk, who listens on its port, and whether its clock is kept in time; then at the
+authority only if WRIT_ADDR or --addr names it. It changes nothing.
+
+With --ready, only ask the node at an address whether it is ready, whoever it is:
+for health checks of containers.
 
 Exit code 1 says that something failed.`,
 		Example: "  writ doctor",
@@ -37,7 +43,8 @@ Exit code 1 says that something failed.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd, &o) },
 	}
 	o.conn.add(cmd)
-	cmd.Flags().StringVar(&o.dir, "data-dir", "", "look at the data `directory` of a node here, too")
+	o.node.addSome(cmd, "data_dir", "node_key", "listen")
+	cmd.Flags().StringVar(&o.ready, "ready", "", "only ask the node at `HOST:PORT` whether it is ready")
 	return cmd
 }
 
@@ -67,9 +74,14 @@ func (f *findings) fail(check string, err error) {
 
 func (a *app) doctor(cmd *cobra.Command, o *doctorOptions) error {
 	var f findings
-	a.checkAuthority(cmd.Context(), o, &f)
-	if o.dir != "" {
-		checkDataDir(o.dir, &f)
+	here := o.node.file != "" || cmd.Flags().Changed("data-dir")
+	if o.ready != "" {
+		checkReady(cmd.Context(), "ready", o.ready, &f)
+	} else if !here || len(o.conn.addrs) > 0 || a.getenv(client.EnvAddr) != "" {
+		a.checkAuthority(cmd.Context(), o, &f)
+	}
+	if here {
+		a.checkHere(cmd, o, &f)
 	}
 	bad := 0
 	for _, x := range f {
@@ -163,10 +175,14 @@ func (a *app) checkNode(ctx context.Context, addr string, c *client.Client, f *f
 	start := time.Now()
 	if err := c.Ready(ctx); err != nil {
 		f.fail("reach", fail(addr, err))
+		// A certificate out of its time may be a clock out of order.
+		if errors.Is(err, client.ErrFingerprint) {
+			a.checkClock(ctx, c.Addrs()[0], f)
+		}
 		return
 	}
 	f.ok("reach", "%s is ready, certificate as pinned, %s", addr, time.Since(start).Round(100*time.Microsecond))
-	checkClock(ctx, c.Addrs()[0], f)
+	a.checkClock(ctx, c.Addrs()[0], f)
 	status, err := c.Status(ctx)
 	if err != nil {
 		f.fail("status", fail(addr, err))
@@ -179,60 +195,41 @@ func (a *app) checkNode(ctx context.Context, addr string, c *client.Client, f *f
 	f.ok("status", "node %s of %s, %s, %s, index %d, epoch %d", status.Node, status.Cluster, status.Version, role, status.Applied, status.Epoch)
 }
 
+// anyone asks whoever answers at url, without looking at the certificate: what
+// comes back is good for a diagnosis and nothing else.
+func anyone(ctx context.Context, url string) (*http.Response, error) {
+	t := &http.Transport{
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true},
+		DisableKeepAlives: true,
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	return t.RoundTrip(req)
+}
+
 // maxSkew is how far apart the clocks may be before it is worth a word.
 const maxSkew = 2 * time.Second
 
 // checkClock compares the clocks by the Date of an answer, which has a
 // resolution of a second. That the server is the right one was checked before;
 // here a stranger could at most mislead about the time.
-func checkClock(ctx context.Context, base string, f *findings) {
-	t := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}
-	defer t.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/livez", nil)
+func (a *app) checkClock(ctx context.Context, base string, f *findings) {
+	resp, err := anyone(ctx, base+"/livez")
 	if err != nil {
 		f.fail("clock", err)
 		return
 	}
-	resp, err := t.RoundTrip(req)
-	if err != nil {
-		f.fail("clock", err)
-		return
-	}
-	defer resp.Body.Close()
+	resp.Body.Close()
 	theirs, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
 		f.warn("clock", "", "the authority does not say what time it is")
 		return
 	}
-	if skew := time.Since(theirs).Abs(); skew > maxSkew {
+	if skew := a.now().Sub(theirs).Abs(); skew > maxSkew {
 		f.warn("clock", "is time synchronized here and there? timedatectl tells", "this clock and the authority's differ by %s", skew.Round(time.Second))
 		return
 	}
 	f.ok("clock", "within %s of the authority's", maxSkew)
-}
-
-// checkDataDir looks at a node's data directory without opening it.
-func checkDataDir(dir string, f *findings) {
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
-		f.fail("data dir", err)
-		return
-	case !info.IsDir():
-		f.fail("data dir", errors.New(dir+" is no directory"))
-		return
-	case info.Mode().Perm()&0o077 != 0:
-		f.fail("data dir", &failure{Message: fmt.Sprintf("%s has mode %04o", dir, info.Mode().Perm()), Hint: "chmod 700 " + dir})
-	default:
-		f.ok("data dir", "%s has mode %04o", dir, info.Mode().Perm())
-	}
-	free, err := diskFree(dir)
-	switch {
-	case err != nil:
-		f.fail("disk", err)
-	case free < 1<<30:
-		f.warn("disk", "the authority stops taking changes when the disk is full", "%d MiB free", free>>20)
-	default:
-		f.ok("disk", "%d GiB free", free>>30)
-	}
 }

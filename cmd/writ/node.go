@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/seal"
 	"github.com/writ-dev/writ/authority/server"
@@ -26,6 +28,7 @@ type node struct {
 	formed *authority.Bootstrapped // what forming it handed out, or nil
 	fatal  chan error              // what it cannot go on after
 	log    *slog.Logger
+	spans  trace.TracerProvider // nil: none
 }
 
 // holdsNode reports whether dir is in use by a node, running or not.
@@ -104,7 +107,7 @@ func (n *node) fingerprint() string {
 func (n *node) serve(ctx context.Context, ln, metrics net.Listener) error {
 	defer n.Close()
 	defer ln.Close()
-	s, err := server.New(server.Config{Authority: n.Authority, Logger: n.log, HideMetrics: metrics != nil})
+	s, err := server.New(server.Config{Authority: n.Authority, Logger: n.log, HideMetrics: metrics != nil, TracerProvider: n.spans})
 	if err != nil {
 		return err
 	}

@@ -82,13 +82,20 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 		}
 		defer file.Close()
 	}
-	n, err := openNode(cmd.Context(), a, c, c.logger(a.stderr), o.form)
+	log := c.logger(a.stderr)
+	spans, flush, err := c.tracing(cmd.Context(), log)
+	if err != nil {
+		return err
+	}
+	defer flush()
+	n, err := openNode(cmd.Context(), a, c, log, o.form)
 	if err != nil {
 		if file != nil {
 			_ = os.Remove(file.Name())
 		}
 		return err
 	}
+	n.spans = spans
 	r := ready{Addr: ln.Addr().String(), CAFingerprint: n.fingerprint()}
 	if metrics != nil {
 		r.MetricsAddr = metrics.Addr().String()

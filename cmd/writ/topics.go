@@ -55,6 +55,8 @@ A TOML file; a key that is not known is an error. Beside each key, its default.
                                        offline; set when the authority is formed
   log_level = "info"                   debug, info, warn, error
   log_format = "text"                  text, json
+  trace_endpoint = ""                  where spans go: http://127.0.0.1:4318, OTLP over HTTP
+  trace_ratio = 0.01                   which part of the calls without a trace begins one
 
   [[discharger]]                       who discharges third-party caveats
   name = "approvals"

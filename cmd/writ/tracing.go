@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/url"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdk "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+)
+
+func (c *config) checkTracing() error {
+	if c.TraceRatio < 0 || c.TraceRatio > 1 || c.TraceRatio != c.TraceRatio {
+		return configError("trace_ratio %v is not from 0 to 1", c.TraceRatio)
+	}
+	if c.TraceEndpoint == "" {
+		return nil
+	}
+	u, err := url.Parse(c.TraceEndpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
+		return configError("trace_endpoint %q is no http or https URL", c.TraceEndpoint)
+	}
+	return nil
+}
+
+// tracing is where spans go, or nil, and what sends the last of them. Spans wait
+// in a bounded queue: a collector that is slow or away costs spans and nothing
+// else, and each failure a line of the log.
+func (c *config) tracing(ctx context.Context, log *slog.Logger) (trace.TracerProvider, func(), error) {
+	if c.TraceEndpoint == "" {
+		return nil, func() {}, nil
+	}
+	endpoint, err := url.JoinPath(c.TraceEndpoint, "v1/traces")
+	if err != nil {
+		return nil, nil, configError("trace_endpoint %q is no URL", c.TraceEndpoint)
+	}
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint), otlptracehttp.WithTimeout(5*time.Second))
+	if err != nil {
+		return nil, nil, configError("trace_endpoint: %v", err)
+	}
+	// The exporter has no other way to say that it failed.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("exporting traces", "err", err) }))
+	provider := sdk.NewTracerProvider(
+		sdk.WithBatcher(exporter),
+		sdk.WithSampler(sdk.ParentBased(sdk.TraceIDRatioBased(c.TraceRatio))),
+		sdk.WithResource(resource.NewSchemaless(
+			attribute.String("service.name", "writ"),
+			attribute.String("service.version", version().Version),
+			attribute.String("service.instance.id", c.Node))))
+	return provider, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = provider.Shutdown(ctx)
+	}, nil
+}
