@@ -325,3 +325,12 @@ func TestKeysOfOtherKinds(t *testing.T) {
 		t.Errorf("no algorithm: %v", err)
 	}
 }
+
+func decoded(tb testing.TB, part string) string {
+	tb.Helper()
+	b, err := base64.RawURLEncoding.DecodeString(part)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(b)
+}

@@ -41,6 +41,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	fresh := resp.Header.Get(NonceHeader)
+	if len(fresh) > maxNonceSize {
+		fresh = ""
+	}
 	t.nonces.put(at, fresh)
 	if fresh == "" || fresh == nonce || !nonceDemanded(resp) {
 		return resp, nil
@@ -129,7 +132,7 @@ func (j *nonceJar) get(at string) string {
 }
 
 func (j *nonceJar) put(at, nonce string) {
-	if nonce == "" || len(nonce) > maxNonceSize {
+	if nonce == "" {
 		return
 	}
 	j.mu.Lock()

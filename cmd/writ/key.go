@@ -17,16 +17,15 @@ func newKey(a *app) *cobra.Command {
 
 // keyAnswer is what --output json prints.
 type keyAnswer struct {
-	Holder    capability.HolderKey `json:"-"`
-	Text      string               `json:"holder"` // as a holder caveat names it
-	Algorithm string               `json:"algorithm"`
-	JWK       string               `json:"jwk"` // the public key
-	File      string               `json:"file"`
+	Holder    string `json:"holder"` // as a holder caveat names it
+	Algorithm string `json:"algorithm"`
+	JWK       string `json:"jwk"` // the public key
+	File      string `json:"file"`
 }
 
 func (a *app) emitKey(cmd *cobra.Command, k *pop.Key, file string) error {
-	answer := keyAnswer{k.HolderKey(), k.HolderKey().String(), k.Algorithm().String(), k.JWK(), file}
-	return a.emit(cmd, answer, func(p *printer) { p.line("%s", answer.Text) })
+	answer := keyAnswer{k.HolderKey().String(), k.Algorithm().String(), k.JWK(), file}
+	return a.emit(cmd, answer, func(p *printer) { p.line("%s", answer.Holder) })
 }
 
 func newKeyNew(a *app) *cobra.Command {
