@@ -3,25 +3,23 @@ package wallet
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"encoding/json"
-
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/atomicfile"
 	"github.com/writ-dev/writ/capability"
 )
 
 const (
 	maxCached = 256     // discharges; those that end first go first
 	maxFile   = 4 << 20 // bytes
-	fileMode  = 0o600   // discharges are secrets
 	margin    = 10 * time.Second
 )
 
@@ -70,28 +68,16 @@ func load(path string) ([]cached, error) {
 	return all.Discharges, nil
 }
 
-// save replaces the file in one step.
-func save(path string, all []cached) (err error) {
+// save replaces the file.
+func save(path string, all []cached) error {
 	b, err := json.Marshal(map[string][]cached{"discharges": all})
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // of mode 0600
-	if err != nil {
+	if err := atomicfile.Replace(path, append(b, '\n')); err != nil {
 		return fmt.Errorf("%w: %w", ErrFile, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("%w: %w", ErrFile, err), os.Remove(f.Name()))
-		}
-	}()
-	if _, err = f.Write(append(b, '\n')); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err = errors.Join(f.Chmod(fileMode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 // find returns a discharge that is good for a while yet.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-dev/writ/authority/atomicfile"
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/wallet"
 	"github.com/writ-dev/writ/capability"
@@ -100,7 +101,7 @@ func (a *app) discharge(cmd *cobra.Command, o *dischargeOptions) error {
 	each := func(whole *capability.Token, ends time.Time) error {
 		answer := dischargeAnswer{Token: whole.Text(), Expires: ends}
 		if o.out != "" {
-			if err := replaceSecret(o.out, whole.Text()); err != nil {
+			if err := atomicfile.Replace(o.out, []byte(whole.Text()+"\n")); err != nil {
 				return err
 			}
 			answer.Token, answer.File = "", o.out
@@ -164,23 +165,6 @@ func (o *dischargeOptions) open(a *app, cmd *cobra.Command) (map[string]wallet.D
 		out[location] = c
 	}
 	return out, done, nil
-}
-
-// replaceSecret writes a secret to a file of mode 0600 in one step: whoever
-// reads it meanwhile has the old one or the new one.
-func replaceSecret(path, secret string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(secret + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 // maxDocument bounds a policy or a bundle of roots that is read.

@@ -1,0 +1,304 @@
+package discharger_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/authority/discharger"
+	"github.com/writ-dev/writ/authority/wallet"
+	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats/attest"
+	"github.com/writ-dev/writ/caveats/attest/attesttest"
+	"github.com/writ-dev/writ/caveats/attest/holder"
+)
+
+const location = "https://attest.corp.example"
+
+// alone is a discharger without an authority, and a machine with a TPM.
+type alone struct {
+	t      *testing.T
+	dir    string
+	tpm    *attesttest.TPM
+	holder *holder.Holder
+	key    *capability.DischargerKey
+	client *client.Client
+	stop   func()
+}
+
+func newAlone(t *testing.T, change func(*attest.Policy)) *alone {
+	t.Helper()
+	a := &alone{t: t, dir: t.TempDir(), tpm: attesttest.Start(t)}
+	var err error
+	if a.holder, err = holder.Open(holder.Config{TPM: a.tpm.Address, Dir: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.holder.Close() })
+	set, err := a.holder.CapturePCRs("golden", []int{0, 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := attest.Policy{
+		Format: 1, Name: "prod", Version: 3, EKRoots: []string{"factory"}, PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
+		Lifetime: attest.Duration(time.Minute),
+	}
+	if change != nil {
+		change(&p)
+	}
+	document, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, b := range map[string][]byte{"policies/prod.json": document, "roots/factory.pem": a.tpm.Roots} {
+		path = filepath.Join(a.dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.start()
+	return a
+}
+
+// start serves it; stop ends that, and start again finds everything on disk.
+func (a *alone) start() {
+	a.t.Helper()
+	certs, err := discharger.OpenCertificates(a.dir, nil, time.Now)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if a.key, err = discharger.OpenKey(a.dir); err != nil {
+		a.t.Fatal(err)
+	}
+	store, err := discharger.OpenFile(a.dir, time.Now)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	s, err := discharger.New(discharger.Config{Key: a.key, Store: store, Clock: time.Now, Rand: rand.Reader})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	srv := &http.Server{Handler: s.Handler(), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	go func() { _ = srv.Serve(tls.NewListener(ln, certs.TLSConfig())) }()
+	if a.client, err = client.New(client.Config{Addrs: []string{ln.Addr().String()}, CAFingerprint: certs.Fingerprint()}); err != nil {
+		a.t.Fatal(err)
+	}
+	a.stop = func() {
+		a.client.Close()
+		srv.Close()
+	}
+	a.t.Cleanup(a.stop)
+}
+
+// token demands what condition says of the machine's key.
+func (a *alone) token(condition string) *capability.Token {
+	a.t.Helper()
+	now := time.Now()
+	key := a.holder.HolderKey()
+	token, err := capability.MintCaveats(capability.NewRootKey([32]byte{1}), capability.Identifier{
+		Epoch: 1, ID: capability.NewTokenID(now.UnixMilli(), [10]byte{}), NotAfter: now.Add(5 * time.Minute), Audience: "corp", Subject: "a",
+	}, capability.NewCaveat{ThirdParty: &capability.ThirdParty{Condition: condition, Holder: &key}, To: a.key.Public(), Location: location})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return token
+}
+
+// recorder keeps what was handed in.
+type recorder struct {
+	*client.Client
+	finish *attest.FinishRequest
+}
+
+func (r *recorder) AttestFinish(ctx context.Context, f *attest.FinishRequest) (*api.AttestResponse, error) {
+	r.finish = f
+	return r.Client.AttestFinish(ctx, f)
+}
+
+func (a *alone) discharge(token *capability.Token) (*capability.Token, *attest.FinishRequest, error) {
+	rec := &recorder{Client: a.client}
+	w, err := wallet.Open(wallet.Config{
+		Attester: a.holder, Dischargers: map[string]wallet.Discharger{location: rec}, Posture: attest.Posture{Agent: "agent"},
+	})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	whole, _, err := w.Discharge(a.t.Context(), token)
+	return whole, rec.finish, err
+}
+
+func TestStandalone(t *testing.T) {
+	a := newAlone(t, nil)
+	whole, finish, err := a.discharge(a.token("attested prod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, discharges := whole.Root()
+	if len(discharges) != 1 || len(whole.Missing()) != 0 {
+		t.Fatalf("%d discharges", len(discharges))
+	}
+	if in, err := whole.Inspect(); err != nil || !strings.Contains(conditions(in), "declare attest.policy prod@3") {
+		t.Errorf("%v, %v", conditions(in), err)
+	}
+	for _, condition := range []string{"approved payments", "attested", "attested other", "attested prod prod", "attested ../prod"} {
+		if _, _, err := a.discharge(a.token(condition)); capability.CodeOf(err) != api.CodeAttestation {
+			t.Errorf("%s: %v", condition, err)
+		}
+	}
+	// Nobody enrolls without a caveat.
+	if _, err := a.client.AttestBegin(t.Context(), a.holder.Begin(holder.Want{Policy: "prod"})); err == nil {
+		t.Error("enrolled without a credential")
+	}
+	if _, err := a.client.AttestFinish(t.Context(), finish); capability.CodeOf(err) != api.CodeChallenge {
+		t.Errorf("replayed: %v", err)
+	}
+	// Another process goes on where this one stopped.
+	a.stop()
+	a.start()
+	if _, err := a.client.AttestFinish(t.Context(), finish); capability.CodeOf(err) != api.CodeChallenge {
+		t.Errorf("replayed after a restart: %v", err)
+	}
+	_, renewal, err := a.discharge(a.token("attested prod"))
+	if err != nil || len(renewal.Activation) != 0 {
+		t.Errorf("the device is not known any more: %v", err)
+	}
+	big := *finish
+	big.Posture = make([]byte, 1<<20)
+	if _, err := a.client.AttestFinish(t.Context(), &big); capability.CodeOf(err) != api.CodeBodyTooLarge {
+		t.Errorf("1 MiB: %v", err)
+	}
+}
+
+func conditions(in *capability.Inspection) string {
+	var b strings.Builder
+	for _, d := range in.Discharges {
+		for _, c := range d.Caveats {
+			b.WriteString(c.Condition + "\n")
+		}
+	}
+	return b.String()
+}
+
+// TestStandaloneRevokes: a device that quotes something else is attested no
+// more, after a restart neither.
+func TestStandaloneRevokes(t *testing.T) {
+	a := newAlone(t, func(p *attest.Policy) { p.OnFailure = attest.Revoke })
+	if _, _, err := a.discharge(a.token("attested prod")); err != nil {
+		t.Fatal(err)
+	}
+	a.tpm.Extend(t, 7)
+	if _, _, err := a.discharge(a.token("attested prod")); capability.CodeOf(err) != api.CodeAttestation {
+		t.Fatalf("%v", err)
+	}
+	a.stop()
+	// Even a policy that accepts it now does not bring it back.
+	set, err := a.holder.CapturePCRs("golden", []int{0, 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := json.Marshal(attest.Policy{
+		Format: 1, Name: "prod", Version: 4, EKRoots: []string{"factory"}, PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
+		Lifetime: attest.Duration(time.Minute),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(a.dir, "policies/prod.json"), document, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	if _, _, err := a.discharge(a.token("attested prod")); capability.CodeOf(err) != api.CodeAttestation {
+		t.Fatalf("a revoked device: %v", err)
+	}
+	b, err := os.ReadFile(filepath.Join(a.dir, "state.json"))
+	if err != nil || !bytes.Contains(b, []byte(`"revoked": "pcrs"`)) {
+		t.Errorf("%s, %v", b, err)
+	}
+}
+
+func TestFilesOfItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	key, err := discharger.OpenKey(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := discharger.OpenKey(dir)
+	if err != nil || !again.Equal(key) {
+		t.Errorf("another key: %v", err)
+	}
+	first, err := discharger.OpenCertificates(dir, []string{"attest.corp.example"}, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := discharger.OpenCertificates(dir, nil, time.Now)
+	if err != nil || first.Fingerprint() != second.Fingerprint() {
+		t.Errorf("another CA: %v", err)
+	}
+	for _, name := range []string{"discharger.key", "tls.pem"} {
+		path := filepath.Join(dir, name)
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+		if err := os.Chmod(path, 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := discharger.OpenKey(dir); !errors.Is(err, discharger.ErrKeys) {
+		t.Errorf("a key that others can read: %v", err)
+	}
+	if _, err := discharger.OpenCertificates(dir, nil, time.Now); !errors.Is(err, discharger.ErrKeys) {
+		t.Errorf("a CA that others can read: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "state.json"), []byte(`{"devices":[],"used":[],"more":1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := discharger.OpenFile(dir, time.Now); !errors.Is(err, discharger.ErrState) {
+		t.Errorf("a state that is none: %v", err)
+	}
+}
+
+// FuzzState: whatever a stranger hands back as the discharger's own state is
+// refused, unless it is exactly that.
+func FuzzState(f *testing.F) {
+	key, err := capability.GenerateDischargerKey(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	store, err := discharger.OpenFile(f.TempDir(), time.Now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	s, err := discharger.New(discharger.Config{Key: key, Store: store, Clock: time.Now, Rand: rand.Reader, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{})
+	f.Add([]byte{1})
+	f.Add(append([]byte{1}, make([]byte, 64)...))
+	f.Fuzz(func(t *testing.T, state []byte) {
+		r := &attest.FinishRequest{
+			ID: make([]byte, attest.ChallengeIDSize), State: state, Quote: []byte{1}, QuoteSignature: []byte{1}, Certify: []byte{1},
+			CertifySignature: []byte{1}, Signature: []byte{1}, Posture: []byte("{}"),
+		}
+		if _, err := s.Finish(t.Context(), r); err == nil {
+			t.Error("accepted")
+		}
+	})
+}

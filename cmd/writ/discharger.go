@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/authority/discharger"
+)
+
+type dischargerOptions struct {
+	dir, listen, location string
+	hosts                 []string
+	untilEOF              bool
+}
+
+func newDischarger(a *app) *cobra.Command {
+	var o dischargerOptions
+	cmd := &cobra.Command{
+		Use:   "discharger",
+		Short: "run an attestation discharger without an authority",
+		Long: `Run an attestation discharger without an authority, with a key of its own. It answers
+"attested POLICY" by the policies in DIR/policies/NAME.json and the roots in
+DIR/roots/NAME.pem, and keeps devices and used challenges in DIR/state.json.
+
+It prints what the authority's configuration needs to name it in caveats, and the
+fingerprint that holders pin. To forget a device, or to have a revoked one back, stop it
+and take the device out of the state file.`,
+		Example: `  mkdir -p d/policies d/roots
+  writ device policy show dev > d/policies/dev.json
+  writ device roots show dev > d/roots/dev.pem
+  writ discharger --dir d --listen 127.0.0.1:0 --until-eof < /dev/null`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.discharger(cmd, &o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.dir, "dir", "", "`directory` of its keys, policies, roots and state, mode 0700")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:7482", "`HOST:PORT`")
+	f.StringVar(&o.location, "location", "", "`location` that caveats give (default https://HOST:PORT)")
+	f.StringArrayVar(&o.hosts, "host", nil, "a `name` or address in its certificate; repeat it for more")
+	f.BoolVar(&o.untilEOF, "until-eof", false, "end when standard input does: for a parent process")
+	return cmd
+}
+
+// dischargerReady is what --output json prints.
+type dischargerReady struct {
+	Addr        string `json:"addr"`
+	Location    string `json:"location"`
+	PublicKey   string `json:"public_key"`
+	Fingerprint string `json:"fingerprint"`
+}
+
+func (a *app) discharger(cmd *cobra.Command, o *dischargerOptions) error {
+	if o.dir == "" {
+		return usage(cmd, "--dir is required")
+	}
+	if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return err
+	}
+	unlock, err := lockDev(o.dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	key, err := discharger.OpenKey(o.dir)
+	if err != nil {
+		return err
+	}
+	certs, err := discharger.OpenCertificates(o.dir, o.hosts, a.now)
+	if err != nil {
+		return err
+	}
+	store, err := discharger.OpenFile(o.dir, a.now)
+	if err != nil {
+		return err
+	}
+	s, err := discharger.New(discharger.Config{
+		Key: key, Store: store, Clock: a.now, Rand: a.rand, Logger: slog.New(slog.NewTextHandler(a.stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	public := s.Public()
+	r := dischargerReady{
+		Addr: ln.Addr().String(), Location: o.location, Fingerprint: certs.Fingerprint(),
+		PublicKey: base64.StdEncoding.EncodeToString(public[:]),
+	}
+	if r.Location == "" {
+		r.Location = "https://" + r.Addr
+	}
+	a.say(cmd, "for the configuration of writ serve; and for holders: --discharger %s=%s#%s", r.Location, r.Addr, r.Fingerprint)
+	if err := a.emit(cmd, r, func(p *printer) {
+		p.line("[[discharger]]")
+		p.line("name = %q", "attestation")
+		p.line("location = %q", r.Location)
+		p.line("public_key = %q", r.PublicKey)
+	}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	if o.untilEOF {
+		go func() {
+			_, _ = io.Copy(io.Discard, a.stdin)
+			cancel()
+		}()
+	}
+	srv := &http.Server{
+		Handler: s.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0),
+	}
+	stop := context.AfterFunc(ctx, func() {
+		grace, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer done()
+		_ = srv.Shutdown(grace)
+	})
+	defer stop()
+	if err := srv.Serve(tls.NewListener(ln, certs.TLSConfig())); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
