@@ -191,7 +191,7 @@ func (l *link) run(h Handler, from string, number uint64, timeout time.Duration,
 		status, answer = statusError, append([]byte{remoteKind(err)}, text[:min(len(text), maxErrorText)]...)
 	}
 	frame := append(newFrame(answerHead, len(answer), number), status)
-	l.queue(l.ctx, append(frame, answer...))
+	_ = l.queue(l.ctx, append(frame, answer...)) // fails with the connection
 }
 
 // caller is this node's connection for calls to another.

@@ -368,7 +368,7 @@ func TestManyEntriesToRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	sm := &ledger{}
-	s = start(t, cfg, sm)
+	start(t, cfg, sm)
 	if got := len(sm.commands()); got != n+1 {
 		t.Errorf("%d commands, want %d", got, n+1)
 	}

@@ -267,7 +267,7 @@ func Restore(cfg RestoreConfig, r io.Reader) (_ SnapshotMeta, err error) {
 	if err == nil {
 		err = sink.Close() // only now, that it is known to be whole
 	} else if sink != nil {
-		sink.Cancel()
+		err = errors.Join(err, sink.Cancel())
 	}
 	if err == nil {
 		err = failed

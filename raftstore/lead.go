@@ -121,7 +121,7 @@ func (s *Store) establish(epoch int) {
 func (s *Store) greet() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	s.eachOther(func(server raft.Server) { s.askTerm(ctx, server) })
+	s.eachOther(func(server raft.Server) { _, _ = s.askTerm(ctx, server) })
 }
 
 // eachOther runs f for all other members at once, and waits.

@@ -392,7 +392,7 @@ func TestKillLeader(t *testing.T) {
 	report(t, "kill -9 of the leader to the next commit", took)
 	for _, p := range nodes { // each of them can take over with all of it
 		for leader != p {
-			leader, _ = eventually(t, nodeRequest{Do: "transfer", ID: p.id}, nodes...)
+			eventually(t, nodeRequest{Do: "transfer", ID: p.id}, nodes...)
 			leader, _ = eventually(t, nodeRequest{Do: "leads"}, nodes...)
 		}
 		if _, a := eventually(t, nodeRequest{Do: "read"}, p); a.N != n {

@@ -313,7 +313,7 @@ func (s *Store) Snapshot(ctx context.Context) error {
 	if index, _ := s.snaps.newest(); index >= s.fsm.applied.Load() {
 		return ErrNothingNew
 	}
-	s.snaps.failure() // of an earlier one
+	_ = s.snaps.failure() // of an earlier one
 	done := make(chan error, 1)
 	go func() { done <- s.raft.Snapshot().Error() }()
 	select {

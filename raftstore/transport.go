@@ -252,12 +252,17 @@ func (t *Transport) welcome(raw net.Conn) (*peerConn, error) {
 		return nil, err
 	}
 	// In TLS 1.3 a client does not know yet whether it was accepted.
-	conn.SetWriteDeadline(time.Now().Add(t.cfg.DialTimeout))
-	if _, err := conn.Write([]byte{welcomeByte}); err != nil {
+	err := conn.SetWriteDeadline(time.Now().Add(t.cfg.DialTimeout))
+	if err == nil {
+		_, err = conn.Write([]byte{welcomeByte})
+	}
+	if err == nil {
+		err = conn.SetWriteDeadline(time.Time{})
+	}
+	if err != nil {
 		c.abort()
 		return nil, err
 	}
-	conn.SetWriteDeadline(time.Time{})
 	return c, nil
 }
 
@@ -325,7 +330,9 @@ func (t *Transport) dial(ctx context.Context, id, address, protocol string) (*pe
 // awaitWelcome waits until the other end has judged this one's certificate.
 func (t *Transport) awaitWelcome(ctx context.Context, conn *tls.Conn) error {
 	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetReadDeadline(deadline)
+		if err := conn.SetReadDeadline(deadline); err != nil {
+			return err
+		}
 	}
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() })
 	defer stop()
@@ -362,7 +369,9 @@ func (c *peerConn) state() tls.ConnectionState { return c.Conn.(*tls.Conn).Conne
 // wait on.
 func (c *peerConn) Write(b []byte) (int, error) {
 	if c.extend > 0 {
-		c.Conn.SetDeadline(time.Now().Add(c.extend))
+		if err := c.SetDeadline(time.Now().Add(c.extend)); err != nil {
+			return 0, err
+		}
 	}
 	return c.Conn.Write(b)
 }
