@@ -100,7 +100,7 @@ func (a *Authority) nodeFile(formed bool) (*nodeFile, error) {
 func (a *Authority) awaitState(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	learn := time.NewTicker(time.Second)
+	learn := time.NewTicker(500 * time.Millisecond)
 	defer learn.Stop()
 	for {
 		changed := a.machine.Changed()
@@ -120,7 +120,10 @@ func (a *Authority) awaitState(ctx context.Context) error {
 		case <-changed:
 		case <-tick.C:
 		case <-learn.C:
+			// The peers may be elsewhere by now, or be looking for this node where
+			// it was.
 			a.peers.learn(ctx)
+			a.announce(ctx)
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the cluster's state: %w", ctx.Err())
 		}
@@ -246,6 +249,9 @@ func (a *Authority) answerMember(ctx context.Context, from string, r *state.Memb
 	old, ok := a.machine.Member(r.ID)
 	if !ok {
 		return nil, raftstore.ErrUnknownMember
+	}
+	if old.Raft == r.Raft && old.API == r.API {
+		return new(struct{}), nil
 	}
 	// A peer that passes it on is believed: members trust one another.
 	old.Raft, old.API = r.Raft, r.API

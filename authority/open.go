@@ -151,6 +151,9 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 	if err != nil {
 		return nil, nil, err
 	}
+	if file != nil && cfg.Peers == nil {
+		return nil, nil, fmt.Errorf("%w: %s is a node of a cluster, and needs an address for its peers", ErrConfig, cfg.Dir)
+	}
 	if !formed && !cfg.Bootstrap && cfg.Joined == nil && file == nil {
 		return nil, nil, fmt.Errorf("%w: %s", ErrNotFormed, cfg.Dir)
 	}

@@ -118,7 +118,7 @@ Begin with a throw-away authority:
 	}
 	add("tokens", newMint(a), newAttenuate(a), newInspect(a), newVerify(a), newRevoke(a), newKey(a), newProof(a), newDischarge(a))
 	add("authority", newTokens(a), newService(a), newKeys(a), newDevice(a), newAudit(a))
-	add("operate", newDev(a), newServe(a), newDischarger(a), newDemo(a), newBench(a), newDoctor(a))
+	add("operate", newDev(a), newServe(a), newDischarger(a), newCluster(a), newDemo(a), newBench(a), newDoctor(a))
 	root.AddCommand(newVersion(a), newCompletion(a), newDemoService(a))
 	root.AddCommand(helpTopics()...)
 	root.SetHelpCommand(newHelp(root))

@@ -31,6 +31,10 @@ type config struct {
 	NodeKey        string   `toml:"node_key"`        // the node's identity, outside data_dir
 	PassphraseFile string   `toml:"passphrase_file"` // protects node_key
 	Listen         string   `toml:"listen"`          // the API
+	PeerListen     string   `toml:"peer_listen"`     // for the other nodes; empty: there are none
+	PeerAddress    string   `toml:"peer_address"`    // where they reach it, if elsewhere
+	APIAddress     string   `toml:"api_address"`     // where clients do; shown in the cluster's status
+	PeerProfile    string   `toml:"peer_profile"`    // lan or wan: Raft's timeouts
 	MetricsListen  string   `toml:"metrics_listen"`  // moves /metrics there, in plain HTTP
 	Hosts          []string `toml:"hosts"`           // names and addresses in the certificate
 	Bound          duration `toml:"staleness_bound"` // only when the authority is formed
@@ -93,6 +97,10 @@ var settings = []setting{
 	{"node_key", "`file` with the node's identity, outside the data directory", text(func(c *config) *string { return &c.NodeKey })},
 	{"passphrase_file", "`file` with the passphrase of the key file", text(func(c *config) *string { return &c.PassphraseFile })},
 	{"listen", "`HOST:PORT` of the API", text(func(c *config) *string { return &c.Listen })},
+	{"peer_listen", "`HOST:PORT` for the other nodes of a cluster", text(func(c *config) *string { return &c.PeerListen })},
+	{"peer_address", "`HOST:PORT` where the other nodes reach this one, if it is another", text(func(c *config) *string { return &c.PeerAddress })},
+	{"api_address", "`HOST:PORT` where clients reach this node, if it is another", text(func(c *config) *string { return &c.APIAddress })},
+	{"peer_profile", "lan or wan: how far apart the nodes are", text(func(c *config) *string { return &c.PeerProfile })},
 	{"metrics_listen", "`HOST:PORT` to move /metrics to, in plain HTTP", text(func(c *config) *string { return &c.MetricsListen })},
 	{"hosts", "names and addresses in the certificate, apart by commas", func(c *config, s string) error {
 		c.Hosts = strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
@@ -232,6 +240,9 @@ func (c *config) check() error {
 		if err := checkListen("metrics_listen", c.MetricsListen); err != nil {
 			return err
 		}
+	}
+	if err := c.checkPeers(); err != nil {
+		return err
 	}
 	if c.Bound != 0 && time.Duration(c.Bound) < 100*time.Millisecond {
 		return configError("staleness_bound %s is under 100ms", time.Duration(c.Bound))

@@ -81,7 +81,8 @@ func bin(t *testing.T) string {
 //	flip FILE              a bit in the middle of a file
 //	exits N COMMAND…       runs a command that must exit with N
 //	serving NAME ARG…      writ serve ARG…, in the background until kill NAME or
-//	                       the end; waits until it serves
+//	                       the end; waits until it serves. With cluster as the
+//	                       first ARG, writ cluster ARG…
 //	crash NAME             kill -9
 //	finish NAME            SIGTERM, and its exit code must be 0
 func TestScripts(t *testing.T) {
@@ -255,7 +256,11 @@ func scriptServing(ts *testscript.TestScript, neg bool, args []string) {
 	path, err := lookPath(ts.Getenv("RACY"), "writ")
 	ts.Check(err)
 	s := &serving{log: &bytes.Buffer{}, done: make(chan error, 1)}
-	s.cmd = exec.Command(path, append([]string{"serve", "--output", "json"}, args[1:]...)...)
+	words := append([]string{"serve"}, args[1:]...)
+	if len(args) > 1 && args[1] == "cluster" {
+		words = args[1:] // init and join run a node too
+	}
+	s.cmd = exec.Command(path, append(words, "--output", "json")...)
 	s.cmd.Dir, s.cmd.Env = ts.MkAbs("."), environ(ts)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()

@@ -61,6 +61,12 @@ func checkDir(dir string) error {
 // openNode opens the node that c describes; form has it form a new authority
 // of one node first.
 func openNode(ctx context.Context, a *app, c *config, log *slog.Logger, form bool) (*node, error) {
+	return openMember(ctx, c, log, form, nil, nil)
+}
+
+// openMember is openNode for a node that serves its API at an address, and may
+// have to join a cluster first.
+func openMember(ctx context.Context, c *config, log *slog.Logger, form bool, apiAddr net.Addr, join func(context.Context, *authority.Config) error) (*node, error) {
 	if err := checkDir(c.DataDir); err != nil {
 		return nil, err
 	}
@@ -70,7 +76,9 @@ func openNode(ctx context.Context, a *app, c *config, log *slog.Logger, form boo
 		return nil, err
 	case form && held:
 		return nil, &failure{Code: "exists", Message: c.DataDir + " is not empty", Hint: "leave out --init to start the authority that is there, or choose an empty directory"}
-	case !form && !held:
+	case join != nil && held:
+		return nil, &failure{Code: "exists", Message: c.DataDir + " is not empty", Hint: "writ serve starts the node that is there; one that is to join needs an empty directory"}
+	case !form && !held && join == nil:
 		return nil, &failure{Code: "not_formed", Message: "no authority in " + c.DataDir, Hint: "writ serve --init forms a new one"}
 	}
 	dischargers, err := c.dischargers()
@@ -78,7 +86,7 @@ func openNode(ctx context.Context, a *app, c *config, log *slog.Logger, form boo
 		return nil, err
 	}
 	n := &node{fatal: make(chan error, 1), log: log}
-	n.Authority, n.formed, err = authority.Open(ctx, authority.Config{
+	cfg := authority.Config{
 		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.NodeKey, Passphrase: c.passphrase(),
 		Bootstrap: form, Recovery: c.Recovery, Bound: time.Duration(c.Bound), RotateEvery: time.Duration(c.RotateEvery),
 		Dischargers: dischargers, Hosts: c.Hosts, Version: version().Version,
@@ -89,9 +97,20 @@ func openNode(ctx context.Context, a *app, c *config, log *slog.Logger, form boo
 			}
 		},
 		Logger: log,
-	})
-	if err != nil {
+	}
+	if cfg.Peers, err = c.peers(apiAddr); err != nil {
 		return nil, err
+	}
+	if join != nil {
+		if err := join(ctx, &cfg); err != nil {
+			return nil, errors.Join(err, cfg.Peers.Listener.Close())
+		}
+	}
+	if n.Authority, n.formed, err = authority.Open(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if cfg.Peers != nil {
+		n.awaitQuorum(ctx)
 	}
 	return n, nil
 }
@@ -152,6 +171,8 @@ func explainNode(err error) *failure {
 	case errors.Is(err, raftstore.ErrStateMachine):
 		msg, _, _ = strings.Cut(msg, "\n") // a stack follows
 		return &failure{Code: "state_machine", Message: msg, Hint: "this node's files contradict each other: keep a copy of the data directory, and restore the node from a backup"}
+	case errors.Is(err, raftstore.ErrRemoved):
+		return &failure{Code: "removed", Message: msg, Hint: "the cluster has removed this node: join anew, under another name, with an empty directory and a new key file"}
 	case errors.Is(err, raftstore.ErrEmptyDir):
 		return &failure{Code: "not_formed", Message: msg, Hint: "writ serve --init forms a new one"}
 	case errors.Is(err, seal.ErrPassphrase):

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/authority"
 )
 
 type serveOptions struct {
@@ -13,6 +16,9 @@ type serveOptions struct {
 	form      bool
 	rootToken string
 	check     bool
+
+	clustered bool // a port for other nodes is opened whatever the configuration says
+	join      func(context.Context, *authority.Config) error
 }
 
 func newServe(a *app) *cobra.Command {
@@ -53,6 +59,14 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.clustered {
+		if c.PeerListen == "" {
+			c.PeerListen = defaultPeerListen
+		}
+		if c.Bound == 0 {
+			c.Bound = duration(clusterBound)
+		}
+	}
 	if o.rootToken != "" && !o.form {
 		return usage(cmd, "--root-token needs --init")
 	}
@@ -88,7 +102,7 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 		return err
 	}
 	defer flush()
-	n, err := openNode(cmd.Context(), a, c, log, o.form)
+	n, err := openMember(cmd.Context(), c, log, o.form, ln.Addr(), o.join)
 	if err != nil {
 		if file != nil {
 			_ = os.Remove(file.Name())

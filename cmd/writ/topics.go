@@ -45,6 +45,10 @@ A TOML file; a key that is not known is an error. Beside each key, its default.
   node_key = "/etc/writ/node.key"      file with the node's identity, outside data_dir
   passphrase_file = ""                 protects node_key
   listen = "127.0.0.1:7480"            the API
+  peer_listen = ""                     for the other nodes of a cluster; empty: there are none
+  peer_address = ""                    where they reach this node, if elsewhere
+  api_address = ""                     where clients do; shown by writ cluster status
+  peer_profile = ""                    lan (the default) or wan: how far apart the nodes are
   metrics_listen = ""                  moves /metrics there, in plain HTTP
   hosts = []                           names and addresses in the certificate, besides
                                        node, localhost and the loopback addresses
