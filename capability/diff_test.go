@@ -60,7 +60,6 @@ type treeBuilder struct {
 	*tape
 	points     []string // branch ids of the root so far
 	discharges []*macaroon.Macaroon
-	bindings   []int
 	ids        int
 }
 

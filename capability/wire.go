@@ -85,7 +85,7 @@ func (l *layout) parseMacaroon(set []byte, at int, m *macaroonSpan) (int, Code) 
 	}
 	m.start, m.first = uint16(at), uint8(l.nc)
 	at++
-	ok := true
+	var ok bool
 	if at < len(set) && set[at] == wireLocation {
 		var loc span
 		if loc, at, ok = readField(set, at, wireLocation); !ok || loc.n == 0 {

@@ -173,10 +173,7 @@ func TestResourceTable(t *testing.T) {
 func TestResourceAgainstRegexp(t *testing.T) {
 	segment := rapid.SampledFrom([]string{"a", "b", "ab", "A", "é", "a b", "..", "", "."})
 	rapid.Check(t, func(t *rapid.T) {
-		var pattern []string
-		for _, s := range rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "ab", "A", "é", "*"}), 0, 4).Draw(t, "pattern") {
-			pattern = append(pattern, s)
-		}
+		pattern := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "ab", "A", "é", "*"}), 0, 4).Draw(t, "pattern")
 		if len(pattern) == 0 || rapid.Bool().Draw(t, "below") {
 			pattern = append(pattern, "**")
 		}

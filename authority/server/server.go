@@ -244,8 +244,13 @@ func (s *Server) shutDown(ctx context.Context, srv *http.Server, served <-chan e
 			if err != nil {
 				srv.Close()
 			}
-			_ = <-served
-			if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+				err = nil // the grace is over, or nobody needs it any longer
+			}
+			if end := <-served; err == nil && !errors.Is(end, http.ErrServerClosed) {
+				err = end
+			}
+			if err != nil {
 				return fmt.Errorf("server: %w", err)
 			}
 			return nil
@@ -253,9 +258,6 @@ func (s *Server) shutDown(ctx context.Context, srv *http.Server, served <-chan e
 			if s.underWay.Load() == 0 && time.Since(begun) > goAway {
 				cancel() // Shutdown returns, and Close closes what is left
 				srv.Close()
-				_ = <-done
-				_ = <-served
-				return nil
 			}
 		}
 	}

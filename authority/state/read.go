@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/audit"
@@ -44,7 +45,7 @@ func (m *Machine) read(f func(*memory)) {
 func (m *Machine) view(f func(*bolt.Tx) error) error {
 	for {
 		err := m.db.Load().View(f)
-		if !errors.Is(err, bolt.ErrDatabaseNotOpen) || m.db.Load() == nil {
+		if !errors.Is(err, bolterrors.ErrDatabaseNotOpen) || m.db.Load() == nil {
 			return err
 		}
 		// A restore swapped the file between the two: take the new one. After

@@ -75,8 +75,7 @@ func ExampleSession() {
 	slow, err := pop.GenerateKey(pop.ES256) // pop.NewKey(signer) for a key in a device
 	check(err)
 	session := pop.NewSession(slow, 0, nil)
-	client := &http.Client{Transport: &guard.Transport{Base: &pop.Transport{Signer: session}}}
-	_ = client
-	fmt.Println(session.HolderKey() == slow.HolderKey())
-	// Output: true
+	client := http.Client{Transport: &guard.Transport{Base: &pop.Transport{Signer: session}}}
+	fmt.Println(client.Transport != nil, session.HolderKey() == slow.HolderKey())
+	// Output: true true
 }

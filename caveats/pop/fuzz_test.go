@@ -52,7 +52,7 @@ func FuzzProof(f *testing.F) {
 		if h.Prove(t.Context(), k.HolderKey()) != nil {
 			return
 		}
-		signed, err := jose.ParseSigned(proof, []jose.SignatureAlgorithm{jose.EdDSA, jose.ES256})
+		signed, err := jose.ParseSignedCompact(proof, []jose.SignatureAlgorithm{jose.EdDSA, jose.ES256})
 		if err != nil {
 			t.Fatalf("accepted, and no JWS: %v", err)
 		}
