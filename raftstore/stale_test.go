@@ -24,9 +24,10 @@ func envInt(name string, otherwise int) int {
 	return otherwise
 }
 
-// TestNoStaleReadThroughASlowReplyPath has the leader's peers answer
-// slowly, and then cuts it off while their answers are still on the way. Counting answers to what was asked before the
-// read (raft's VerifyLeader) returns stale values here.
+// TestNoStaleReadThroughASlowReplyPath has the leader's peers answer slowly, and
+// then cuts it off while their answers are still on the way. The lease, at half
+// of the heartbeat timeout, alone prevents stale reads here; what shows that
+// asking matters is TestFrozenLeaderDoesNotReadStale.
 func TestNoStaleReadThroughASlowReplyPath(t *testing.T) {
 	reads, stale := 0, 0
 	m := newMesh(t, 3, func(cfg *Config) { cfg.HeartbeatTimeout = 400 * time.Millisecond })
