@@ -84,6 +84,22 @@ func Forward(conditions ...string) Source {
 // every request that a guard judges, for transports that are not HTTP. Over
 // HTTP, give the transport an http.Client with a guard.Transport instead.
 func Attach(source Source) mcp.Middleware {
+	return attach(source, func(ctx context.Context, c outgoing) (mcp.Result, error) {
+		return c.next(ctx, c.method, withMeta(c.request, c.params, c.token, ""))
+	})
+}
+
+// outgoing is a request that a guard will judge, and the token for it.
+type outgoing struct {
+	next    mcp.MethodHandler
+	method  string
+	request mcp.Request
+	params  mcp.Params
+	token   string
+}
+
+// attach has send send every request that a guard judges.
+func attach(source Source, send func(context.Context, outgoing) (mcp.Result, error)) mcp.Middleware {
 	return func(next mcp.MethodHandler) mcp.MethodHandler {
 		return func(ctx context.Context, method string, r mcp.Request) (mcp.Result, error) {
 			p := r.GetParams()
@@ -97,7 +113,7 @@ func Attach(source Source) mcp.Middleware {
 			if t == nil {
 				return nil, guard.ErrNoCredential
 			}
-			return next(ctx, method, withMeta(r, p, t.Text(), ""))
+			return send(ctx, outgoing{next, method, r, p, t.Text()})
 		}
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/jsonrpc"
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
-	"github.com/writ-dev/writ/capability/guard"
 	"github.com/writ-dev/writ/caveats/pop"
 )
 
@@ -85,44 +84,31 @@ func (g *Guard) evidence(method string, r mcp.Request, token string, dpop bool) 
 func AttachProof(source Source, signer pop.Signer, endpoint string) mcp.Middleware {
 	var nonce atomic.Pointer[string]
 	endpoint = strings.TrimSuffix(endpoint, "/")
-	return func(next mcp.MethodHandler) mcp.MethodHandler {
-		return func(ctx context.Context, method string, r mcp.Request) (mcp.Result, error) {
-			p := r.GetParams()
-			if handshake(method) || p == nil {
-				return next(ctx, method, r)
-			}
-			t, err := source(ctx)
-			if err != nil {
-				return nil, err
-			}
-			if t == nil {
-				return nil, guard.ErrNoCredential
-			}
-			send := func() (mcp.Result, error) {
-				call := pop.Call{Method: method, URI: endpoint + proofPath(method, r), Token: t.Text()}
-				if n := nonce.Load(); n != nil {
-					call.Nonce = *n
-				}
-				proof, err := signer.Prove(ctx, call)
-				if err != nil {
-					return nil, err
-				}
-				return next(ctx, method, withMeta(r, p, call.Token, proof))
-			}
-			result, err := send()
-			if err == nil {
-				return result, nil
-			}
-			fresh, again := nonceOf(err)
-			if fresh != "" {
-				nonce.Store(&fresh)
-			}
-			if again {
-				return send()
-			}
-			return result, err
+	prove := func(ctx context.Context, c outgoing) (mcp.Result, error) {
+		call := pop.Call{Method: c.method, URI: endpoint + proofPath(c.method, c.request), Token: c.token}
+		if n := nonce.Load(); n != nil {
+			call.Nonce = *n
 		}
+		proof, err := signer.Prove(ctx, call)
+		if err != nil {
+			return nil, err
+		}
+		return c.next(ctx, c.method, withMeta(c.request, c.params, c.token, proof))
 	}
+	return attach(source, func(ctx context.Context, c outgoing) (mcp.Result, error) {
+		result, err := prove(ctx, c)
+		if err == nil {
+			return result, nil
+		}
+		fresh, again := nonceOf(err)
+		if fresh != "" {
+			nonce.Store(&fresh)
+		}
+		if again {
+			return prove(ctx, c)
+		}
+		return result, err
+	})
 }
 
 // nonceOf is the nonce in a refusal, and whether it was refused for that alone.
