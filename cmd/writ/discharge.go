@@ -42,7 +42,7 @@ Only the authority is asked, and the dischargers that are named: a caveat's loca
 nobody's word.`,
 		Example: `  H=$(writ device id --output json | sed -n 's/.*"holder": *"\([^"]*\)".*/\1/p')
   writ mint --audience corp --subject agent-42 --owner owner@corp.example --purpose Q3 \
-    --attested dev --by "$H" > t
+    --attested dev --holder "$H" > t
   writ discharge < t > whole`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.discharge(cmd, &o) },

@@ -89,7 +89,7 @@ func (a *app) mint(cmd *cobra.Command, o *mintOptions) error {
 		}
 		r.ThirdParty = append(r.ThirdParty, api.ThirdPartyRequest{Discharger: name, Condition: condition, AnyMachine: o.anyMachine})
 	}
-	tp, err := o.attested.request(cmd)
+	tp, err := o.attested.request(cmd, o.holders)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 
 type proofOptions struct {
 	token  tokenFlags
+	tpm    tpmFlags
+	inTPM  bool
 	key    string
 	method string
 	url    string
@@ -35,7 +37,9 @@ URL, once, and for half a minute. Programs use the Go package caveats/pop instea
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.proof(cmd, &o) },
 	}
 	o.token.add(cmd)
+	o.tpm.add(cmd)
 	f := cmd.Flags()
+	f.BoolVar(&o.inTPM, "tpm-key", false, "prove with the key that this machine's TPM holds")
 	f.StringVar(&o.key, "key-file", "", "`file` with the key (WRIT_KEY_FILE)")
 	f.StringVar(&o.method, "method", "GET", "HTTP `method` of the call")
 	f.StringVar(&o.url, "url", "", "`URL` of the call")
@@ -56,8 +60,8 @@ func (a *app) proof(cmd *cobra.Command, o *proofOptions) error {
 	if o.key == "" {
 		o.key = a.getenv("WRIT_KEY_FILE")
 	}
-	if o.key == "" {
-		return usage(cmd, "--key-file is required")
+	if o.key == "" && !o.inTPM {
+		return usage(cmd, "--key-file or --tpm-key is required")
 	}
 	words, err := o.token.words(cmd)
 	if err != nil {
@@ -67,10 +71,11 @@ func (a *app) proof(cmd *cobra.Command, o *proofOptions) error {
 	if _, err := capability.Parse(words[0]); err != nil {
 		return err
 	}
-	k, err := pop.ReadKeyFile(o.key)
+	k, done, err := o.open(a)
 	if err != nil {
 		return err
 	}
+	defer done()
 	proof, err := k.Prove(cmd.Context(), pop.Call{
 		Method: o.method, URI: o.url, Token: words[0], Nonce: o.nonce, Issued: a.now(),
 	})
@@ -78,6 +83,20 @@ func (a *app) proof(cmd *cobra.Command, o *proofOptions) error {
 		return usage(cmd, "%s", lower(err.Error()))
 	}
 	return a.emit(cmd, proofAnswer{proof, k.HolderKey().String()}, func(p *printer) { p.line("%s: %s", pop.Header, proof) })
+}
+
+// open opens the key, in the TPM or in a file.
+func (o *proofOptions) open(a *app) (*pop.Key, func(), error) {
+	if !o.inTPM {
+		k, err := pop.ReadKeyFile(o.key)
+		return k, func() {}, err
+	}
+	h, err := o.tpm.open(a)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := pop.NewKey(h.Key())
+	return k, func() { _ = h.Close() }, err
 }
 
 // proofFlags are a proof that came with the call which verify judges.
