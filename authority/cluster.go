@@ -158,6 +158,10 @@ func (a *Authority) answerPeers(_ context.Context, from string, _ *struct{}) (*[
 	return &list, nil
 }
 
+// Compact has the state written to a snapshot now, and the log before it dropped
+// but for Config.TrailingLogs entries.
+func (a *Authority) Compact(ctx context.Context) error { return a.store.Snapshot(ctx) }
+
 // watchMembers writes down who the members are, and cuts whoever is one no
 // longer.
 func (a *Authority) watchMembers(ctx context.Context) {
@@ -197,7 +201,7 @@ func (a *Authority) keepMembers(ctx context.Context) {
 		case leads := <-a.store.LeaderChanges():
 			if leads {
 				// Before the first change waits for it.
-				_ = a.mayPropose()
+				_ = a.mayPropose(a.cfg.Clock())
 			}
 		case <-ctx.Done():
 			return
@@ -393,8 +397,12 @@ func (a *Authority) JoinCluster(ctx context.Context, c Call, req *api.ClusterJoi
 		return nil, invalid("recipient: 32 bytes")
 	}
 	cluster := a.machine.Cluster()
-	wrap := state.SealedKey{Purpose: state.PurposeWrap + req.Node, Incarnation: cluster.Incarnation, Public: req.Recipient}
-	if wrap.Sealed, err = seal.Wrap(to, label(cluster.ID, &wrap), a.keys.cluster); err != nil {
+	key, under, err := a.keys.sealer()
+	if err != nil {
+		return nil, serviceError(err)
+	}
+	wrap := state.SealedKey{Purpose: state.PurposeWrap + req.Node, Incarnation: cluster.Incarnation, Public: req.Recipient, Under: under}
+	if wrap.Sealed, err = seal.Wrap(to, label(cluster.ID, &wrap), key); err != nil {
 		return nil, invalid("recipient: no key that anything can be wrapped for")
 	}
 	body := &state.JoinMember{Hash: sha256.Sum256([]byte(req.Token)), Wrap: wrap, Member: state.MemberRecord{

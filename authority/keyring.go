@@ -15,10 +15,15 @@ import (
 // mints is the state's to say, and asked every time.
 type keyring struct {
 	machine *state.Machine
-	cluster *seal.ClusterKey
 	clock   func() time.Time
 
+	// reopen unwraps the cluster key in force, when that has changed. It is
+	// called with mu held.
+	reopen func() (*seal.ClusterKey, uint32, error)
+
 	mu      sync.Mutex
+	cluster *seal.ClusterKey            // guarded by mu, but for its own methods
+	under   uint32                      // its number; guarded by mu
 	opened  map[openedName]*seal.Secret // masters and admin secrets; guarded by mu
 	derived map[derivedName]*capability.RootKey
 }
@@ -36,9 +41,9 @@ type derivedName struct {
 // maxDerived bounds the audience keys that are kept derived.
 const maxDerived = 4096
 
-func newKeyring(machine *state.Machine, cluster *seal.ClusterKey, clock func() time.Time) *keyring {
+func newKeyring(machine *state.Machine, cluster *seal.ClusterKey, under uint32, clock func() time.Time) *keyring {
 	return &keyring{
-		machine: machine, cluster: cluster, clock: clock,
+		machine: machine, cluster: cluster, under: under, clock: clock,
 		opened: make(map[openedName]*seal.Secret), derived: make(map[derivedName]*capability.RootKey),
 	}
 }
@@ -70,12 +75,46 @@ func (r *keyring) secret(purpose string, epoch uint32) (*seal.Secret, error) {
 	if k == nil {
 		return nil, &Error{Code: capability.CodeUnknownKey, Detail: "no such key"}
 	}
+	if err := r.follow(k.Under); err != nil {
+		return nil, err
+	}
 	s, err := r.cluster.OpenSecret(label(r.machine.Cluster().ID, k), k.Sealed)
 	if err != nil {
 		return nil, fmt.Errorf("opening the %s key of epoch %d: %w", purpose, epoch, err)
 	}
 	r.opened[name] = s
 	return s, nil
+}
+
+// follow has the cluster key of this number at hand. mu is held.
+func (r *keyring) follow(under uint32) error {
+	if under == r.under {
+		return nil
+	}
+	if r.reopen == nil {
+		return fmt.Errorf("%w: the cluster key has changed", ErrKeyFile)
+	}
+	key, number, err := r.reopen()
+	if err != nil {
+		return fmt.Errorf("following the cluster key to number %d: %w", under, err)
+	}
+	// Whoever still seals under the old one is refused by the state.
+	r.cluster, r.under = key, number
+	if number != under {
+		return fmt.Errorf("%w: the cluster key is number %d, not %d", ErrKeyFile, number, under)
+	}
+	return nil
+}
+
+// sealer returns the cluster key in force, to seal and to wrap, and its number,
+// which what is sealed must carry.
+func (r *keyring) sealer() (*seal.ClusterKey, uint32, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.follow(r.machine.Cluster().Key); err != nil {
+		return nil, 0, err
+	}
+	return r.cluster, r.under, nil
 }
 
 // until says when a key of this epoch and generation verifies nothing any more

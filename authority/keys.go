@@ -132,10 +132,14 @@ func (a *Authority) composeEpoch(stamp int64) (any, error) {
 		return nil, err
 	}
 	defer master.Destroy()
-	k := state.SealedKey{
-		Purpose: state.PurposeMaster, Epoch: epochs[len(epochs)-1].Epoch + 1, Incarnation: cluster.Incarnation,
+	key, under, err := a.keys.sealer()
+	if err != nil {
+		return nil, err
 	}
-	if k.Sealed, err = a.keys.cluster.SealSecret(a.cfg.Rand, label(cluster.ID, &k), master); err != nil {
+	k := state.SealedKey{
+		Purpose: state.PurposeMaster, Epoch: epochs[len(epochs)-1].Epoch + 1, Incarnation: cluster.Incarnation, Under: under,
+	}
+	if k.Sealed, err = key.SealSecret(a.cfg.Rand, label(cluster.ID, &k), master); err != nil {
 		return nil, err
 	}
 	from := stamp + 2*cluster.BoundMillis

@@ -143,6 +143,9 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, nil, err
 	}
+	if half, err := exists(filepath.Join(cfg.Dir, unfinishedName)); half || err != nil {
+		return nil, nil, errors.Join(err, fmt.Errorf("%w: %s", ErrUnfinished, cfg.Dir))
+	}
 	formed, err := exists(filepath.Join(cfg.Dir, "raft", "raft.db"))
 	if err != nil {
 		return nil, nil, err
@@ -266,7 +269,7 @@ func (a *Authority) openStore(ctx context.Context) (err error) {
 	}
 	raft := raftstore.Config{
 		Dir: filepath.Join(a.cfg.Dir, "raft"), NodeID: a.cfg.NodeID, Bootstrap: a.cfg.Bootstrap,
-		SnapshotThreshold: a.cfg.SnapshotThreshold, OnFatal: a.cfg.OnFatal, Logger: a.cfg.Logger,
+		SnapshotThreshold: a.cfg.SnapshotThreshold, TrailingLogs: a.cfg.TrailingLogs, OnFatal: a.cfg.OnFatal, Logger: a.cfg.Logger,
 	}
 	if a.peers != nil {
 		raft.Transport, raft.Profile, raft.Join = a.peers.transport, a.cfg.Peers.Profile, !a.cfg.Bootstrap
@@ -467,7 +470,8 @@ func (a *Authority) unseal(identity *seal.Identity) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s does not open the cluster's key: %w", ErrKeyFile, a.cfg.KeyFile, err)
 	}
-	a.keys = newKeyring(a.machine, key, a.cfg.Clock)
+	a.keys = newKeyring(a.machine, key, wrapped.Under, a.cfg.Clock)
+	a.keys.reopen = a.reopenClusterKey
 	ca := sealedKey(a.machine, state.PurposeCA, 1)
 	if ca == nil {
 		return errors.New("authority: the cluster has no CA")

@@ -1,0 +1,216 @@
+package authority
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/seal"
+	"github.com/writ-dev/writ/authority/state"
+)
+
+// reopenClusterKey unwraps the cluster key in force with the node's key file,
+// which is read again: between two such changes no private key is in memory.
+func (a *Authority) reopenClusterKey() (*seal.ClusterKey, uint32, error) {
+	identity, err := openIdentity(a.cfg, false)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer identity.Destroy()
+	wrapped := sealedKey(a.machine, state.PurposeWrap+a.cfg.NodeID, 0)
+	if wrapped == nil {
+		return nil, 0, fmt.Errorf("%w: the cluster's key is not wrapped for a node %q", ErrKeyFile, a.cfg.NodeID)
+	}
+	key, err := identity.Unwrap(label(a.machine.Cluster().ID, wrapped), wrapped.Sealed)
+	return key, wrapped.Under, err
+}
+
+// RotateClusterKey draws a new cluster key and seals every key there is anew
+// under it, in one command; nodes and the recovery recipient get it wrapped. It
+// returns the new key's number. The node goes on meanwhile. Backups from before
+// open as they did: with what opened the key of their time.
+func (a *Authority) RotateClusterKey(ctx context.Context, c Call) (uint32, error) {
+	var number uint32
+	_, _, err := a.proposer.propose(ctx, laneRevoke, &change{
+		header: header(state.KindReseal, c),
+		compose: func(int64) (any, error) {
+			b, err := a.composeReseal()
+			if err == nil {
+				number = b.Keys[0].Under
+			}
+			return b, err
+		},
+	})
+	return number, err
+}
+
+func (a *Authority) composeReseal() (*state.Reseal, error) {
+	old, under, err := a.keys.sealer()
+	if err != nil {
+		return nil, err
+	}
+	key, err := seal.NewClusterKey(a.cfg.Rand)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Destroy()
+	cluster := a.machine.Cluster()
+	keys, of := a.machine.SealedState()
+	b := &state.Reseal{Of: of}
+	for _, k := range keys {
+		if strings.HasPrefix(k.Purpose, state.PurposeWrap) {
+			k, err = wrapFor(cluster.ID, cluster.Incarnation, under+1, k.Purpose, k.Public, key)
+		} else {
+			k, err = resealed(a.cfg, cluster.ID, old, key, k)
+		}
+		if err != nil {
+			return nil, err
+		}
+		b.Keys = append(b.Keys, k)
+	}
+	return b, nil
+}
+
+// resealed is a key under the next cluster key, otherwise as it was.
+func resealed(cfg Config, cluster string, old, next *seal.ClusterKey, k state.SealedKey) (state.SealedKey, error) {
+	plain, err := old.Open(label(cluster, &k), k.Sealed)
+	if err != nil {
+		return k, fmt.Errorf("opening the %s key of epoch %d: %w", k.Purpose, k.Epoch, err)
+	}
+	defer clear(plain)
+	k.Under++
+	k.Sealed, err = next.Seal(cfg.Rand, label(cluster, &k), plain)
+	return k, err
+}
+
+// SetRecovery has the cluster key wrapped for a recovery recipient, in place of
+// the one before, or of none.
+func (a *Authority) SetRecovery(ctx context.Context, c Call, recipient string) error {
+	to, err := seal.ParseRecipient(recipient)
+	if err != nil {
+		return invalid("recipient: not of the form writ-recipient-…")
+	}
+	_, _, err = a.proposer.propose(ctx, laneRevoke, &change{
+		header: header(state.KindSetKey, c),
+		compose: func(int64) (any, error) {
+			key, under, err := a.keys.sealer()
+			if err != nil {
+				return nil, err
+			}
+			cluster := a.machine.Cluster()
+			k, err := wrapFor(cluster.ID, cluster.Incarnation, under, state.PurposeWrap+"recovery", to.Bytes(), key)
+			return &state.SetKey{Key: k}, err
+		},
+	})
+	return err
+}
+
+// ChangeNodeKey makes a new key file for a stopped node that is alone, and wraps
+// the cluster key for it in place of the old one, which opens nothing of the
+// node from then on. recovery opens the cluster key where cfg.KeyFile is lost;
+// nil: cfg.KeyFile does. The member of a cluster cannot change its key, since its
+// peers know it by that: it is replaced. Errors: ErrConfig, ErrKeyFile, raftstore's.
+func ChangeNodeKey(ctx context.Context, cfg Config, recovery *seal.Identity, file string, passphrase func() ([]byte, error)) (err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	if err := outside(file, cfg.Dir); err != nil {
+		return err
+	}
+	opener := recovery
+	if opener == nil {
+		if opener, err = openIdentity(cfg, false); err != nil {
+			return err
+		}
+		defer opener.Destroy()
+	}
+	o, err := openAlone(ctx, cfg, "")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, o.close()) }()
+	if len(o.machine.Members()) > 0 {
+		return fmt.Errorf("%w: the node is a member of a cluster, which knows it by its key: have another node join, and remove this one", ErrConfig)
+	}
+	key, err := unwrapFor(o.machine, opener)
+	if err != nil {
+		return err
+	}
+	defer key.Destroy()
+	made := cfg
+	made.KeyFile, made.Passphrase = file, passphrase
+	if there, err := exists(file); there || err != nil {
+		return errors.Join(err, fmt.Errorf("%w: %s exists", ErrKeyFile, file))
+	}
+	identity, err := openIdentity(made, true)
+	if err != nil {
+		return err
+	}
+	defer identity.Destroy()
+	cluster := o.machine.Cluster()
+	k, err := wrapFor(cluster.ID, cluster.Incarnation, cluster.Key, state.PurposeWrap+cfg.NodeID, identity.Recipient().Bytes(), key)
+	if err != nil {
+		return err
+	}
+	stamp := max(cfg.Clock().UnixMilli(), o.machine.Stamp(), 1)
+	if err := o.do(ctx, command{state.KindSetKey, stamp, &state.SetKey{Key: k}}); err != nil {
+		return err
+	}
+	// So that what the log still holds of the old wrapping goes sooner.
+	return o.store.Snapshot(ctx)
+}
+
+// ChangePassphrase has a key file protected by another passphrase: nil leaves it
+// to the file's mode. The file is replaced whole, or not at all.
+func ChangePassphrase(file string, old func() ([]byte, error), passphrase []byte) error {
+	identity, err := seal.ReadIdentityFile(file, old)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrKeyFile, err)
+	}
+	defer identity.Destroy()
+	next := file + ".new"
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := seal.WriteIdentityFile(next, identity, passphrase); err != nil {
+		return fmt.Errorf("%w: %w", ErrKeyFile, err)
+	}
+	// Read before it takes the old one's place.
+	again, err := seal.ReadIdentityFile(next, func() ([]byte, error) { return bytes.Clone(passphrase), nil })
+	if err != nil {
+		return errors.Join(fmt.Errorf("%w: %w", ErrKeyFile, err), os.Remove(next))
+	}
+	again.Destroy()
+	if err := os.Rename(next, file); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Recipients says for whom the cluster key is wrapped, and its number.
+func (a *Authority) Recipients() *api.RecipientList {
+	list := &api.RecipientList{Number: a.machine.Cluster().Key, Recipients: []api.RecipientInfo{}}
+	keys, _ := a.machine.SealedState()
+	for _, k := range keys {
+		name, ok := strings.CutPrefix(k.Purpose, state.PurposeWrap)
+		if !ok {
+			continue
+		}
+		info := api.RecipientInfo{Name: name}
+		if to, err := seal.RecipientFromBytes(k.Public); err == nil {
+			info.Recipient = to.String()
+		}
+		list.Recipients = append(list.Recipients, info)
+	}
+	return list
+}
