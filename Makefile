@@ -16,7 +16,7 @@ DEBIAN    := gcc libc6-dev python3 python3-pymacaroons swtpm swtpm-tools tpm2-to
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: build ## the main job for real, on one node: issue, narrow, forward, spend, revoke, audit
+demo: setup build ## the main job for real, on one node: issue, narrow, forward, spend, revoke, attest, audit
 	bin/writ demo
 
 build: ## build bin/writ, one static binary
