@@ -67,7 +67,7 @@ func newMachine(t *testing.T, tpm *attesttest.TPM, c *client.Client) *machine {
 }
 
 // policyOf accepts the machine as it is now.
-func policyOf(t *testing.T, h *holder.Holder, change func(*attest.Policy)) string {
+func policyOf(t testing.TB, h *holder.Holder, change func(*attest.Policy)) string {
 	t.Helper()
 	set, err := h.CapturePCRs("golden", []int{0, 7})
 	if err != nil {

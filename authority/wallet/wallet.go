@@ -82,6 +82,9 @@ func Open(cfg Config) (*Wallet, error) {
 	return w, nil
 }
 
+// maxTries is how often a challenge is begun for one discharge.
+const maxTries = 5
+
 // exchange is one discharger as the holder speaks to it.
 type exchange struct {
 	Discharger
@@ -111,7 +114,7 @@ func (w *Wallet) attest(ctx context.Context, location string, want holder.Want) 
 	if w.cfg.Waiting != nil {
 		w.cfg.Waiting(location)
 	}
-	for again := false; ; again = true {
+	for tries := 1; ; tries++ {
 		e := &exchange{Discharger: d}
 		err := w.cfg.Attester.Attest(ctx, e, want)
 		if err == nil {
@@ -119,7 +122,7 @@ func (w *Wallet) attest(ctx context.Context, location string, want holder.Want) 
 		}
 		// A challenge that was used or has expired says nothing about the evidence:
 		// an answer was lost, or another process on this machine came first.
-		if !errors.Is(err, api.CodeChallenge) || again {
+		if !errors.Is(err, api.CodeChallenge) || tries == maxTries {
 			return nil, err
 		}
 	}

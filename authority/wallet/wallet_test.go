@@ -459,3 +459,29 @@ func TestWatch(t *testing.T) {
 		}
 	})
 }
+
+// TestOvertaken: processes of one machine attest at the same time. That one's
+// evidence is older than what another has just proved is no offence.
+func TestOvertaken(t *testing.T) {
+	r := newRig(t, func(p *attest.Policy) { p.OnFailure = attest.Revoke })
+	r.discharge(r.machine, r.mint(nil))
+	var all sync.WaitGroup
+	for range 4 {
+		w, err := wallet.Open(wallet.Config{
+			Attester: r.machine.holder, Dischargers: map[string]wallet.Discharger{wallet.OwnLocation: r.Client("")}, Posture: attest.Posture{Agent: "agent"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := r.mint(nil)
+		all.Go(func() {
+			if _, _, err := w.Discharge(t.Context(), token); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if d, err := r.root.Device(t.Context(), r.machine.holder.Device()); err != nil || !d.Revoked.IsZero() || d.Count != 5 {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
