@@ -1,6 +1,10 @@
 package capability
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
 
 // BudgetPath names the budgets that one call spends from.
 type BudgetPath struct {
@@ -41,6 +45,9 @@ func (v *Verifier) spend(cl *Clearance) (blocked bool, err error) {
 	blocked, err = v.budgets.Spend(cl.ctx, p)
 	p.grant, p.Audience = nil, nil
 	if err != nil {
+		if errors.Is(err, CodeBudgetExhausted) {
+			return blocked, p.exhausted(g, err)
+		}
 		if _, ok := errors.AsType[Code](err); ok {
 			return blocked, err
 		}
@@ -50,4 +57,21 @@ func (v *Verifier) spend(cl *Clearance) (blocked bool, err error) {
 		return blocked, &Refusal{Code: CodeUnavailable, Detail: err.Error()}
 	}
 	return blocked, nil
+}
+
+// exhausted is the refusal of a spent budget, with the caveat's name where it
+// can only be the one.
+func (p *BudgetPath) exhausted(g *Grant, err error) *Refusal {
+	spent := &Refusal{Code: CodeBudgetExhausted}
+	if r, ok := errors.AsType[*Refusal](err); ok {
+		*spent = *r
+	}
+	switch {
+	case spent.Caveat != "":
+	case p.N == 1:
+		spent.Caveat = string(g.layout.caveats[p.deepest].id.of(g.buf))
+	default:
+		spent.Detail = strings.TrimSuffix(fmt.Sprintf("one of %d budgets in the chain: %s", p.N, spent.Detail), ": ")
+	}
+	return spent
 }

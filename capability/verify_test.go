@@ -237,6 +237,14 @@ func TestBudgetPath(t *testing.T) {
 	b.err = &capability.Refusal{Code: capability.CodeBudgetExhausted}
 	_, err = verify(t, v, leaf)
 	wantCode(t, err, capability.CodeBudgetExhausted)
+	if got := err.Error(); got != "budget_exhausted: one of 2 budgets in the chain" {
+		t.Errorf("either budget: %q", got)
+	}
+	for _, b.err = range []error{capability.CodeBudgetExhausted, &capability.Refusal{Code: capability.CodeBudgetExhausted}} {
+		if _, err = verify(t, v, outer); err == nil || err.Error() != `budget_exhausted by caveat "calls xxxxx"` {
+			t.Errorf("the only budget: %v", err)
+		}
+	}
 	b.err = errors.New("no route to host")
 	_, err = verify(t, v, leaf)
 	wantCode(t, err, capability.CodeUnavailable)
