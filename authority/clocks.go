@@ -57,9 +57,9 @@ func newClocks(wall func() time.Time, boot func() int64, node string) *clocks {
 	return &clocks{wall: wall, boot: boot, node: node, samples: make(map[string]sample)}
 }
 
-// check returns nil if this node's clock may stamp commands in this term. The
-// first time in a term it asks the others.
-func (c *clocks) check(ctx context.Context, term uint64) error {
+// check returns nil if this node's clock, which says wall, may stamp commands in
+// this term. The first time in a term it asks the others.
+func (c *clocks) check(ctx context.Context, term uint64, wall time.Time) error {
 	c.mu.Lock()
 	known := c.term == term && c.at != 0
 	c.mu.Unlock()
@@ -68,7 +68,7 @@ func (c *clocks) check(ctx context.Context, term uint64) error {
 			return err
 		}
 	}
-	if skew := c.skew(); skew.Abs() > maxSkew {
+	if skew := wall.Sub(c.now()); skew.Abs() > maxSkew {
 		return &Error{Code: api.CodeNotLeader, Detail: "this node's clock is not to be trusted; nothing was done",
 			Err: fmt.Errorf("the clock is %v off the quorum's median", skew.Round(time.Millisecond))}
 	}
@@ -177,15 +177,15 @@ func (a *Authority) answerHello(context.Context, string, *struct{}) (*hello, err
 }
 
 // mayPropose returns nil if this node leads, has applied all that came before,
-// and has a clock to stamp by.
-func (a *Authority) mayPropose() error {
+// and has a clock to stamp by, which says now.
+func (a *Authority) mayPropose(now time.Time) error {
 	if a.peers == nil {
 		return nil
 	}
 	if !a.store.IsLeader() {
 		return errNotLeading
 	}
-	return a.clocks.check(context.Background(), a.store.Term())
+	return a.clocks.check(context.Background(), a.store.Term(), now)
 }
 
 var errNotLeading = &Error{Code: api.CodeNotLeader, Detail: "this node does not lead; nothing was done", Hint: "try another node"}

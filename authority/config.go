@@ -63,6 +63,10 @@ type Config struct {
 	// how many a start replays. 0: DefaultSnapshotThreshold.
 	SnapshotThreshold uint64
 
+	// TrailingLogs is how many entries stay in the log behind a snapshot, for
+	// nodes that are a little late. 0: raftstore's default.
+	TrailingLogs uint64
+
 	// Hosts are the DNS names and IP addresses of the node's TLS certificate,
 	// besides its node id, localhost and the loopback addresses.
 	Hosts []string

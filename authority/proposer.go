@@ -64,7 +64,9 @@ type proposer struct {
 	clock   func() time.Time
 
 	free func() (uint64, error) // bytes free on the disk
-	may  func() error           // why nothing may be proposed here, or nil
+	// may says why nothing may be proposed here with a clock that says now, or
+	// nil.
+	may func(now time.Time) error
 
 	queues [lanes]chan *change
 	batch  chan []*composed
@@ -81,7 +83,7 @@ type composed struct {
 	command []byte
 }
 
-func newProposer(store *raftstore.Store, machine *state.Machine, clock func() time.Time, free func() (uint64, error), may func() error) *proposer {
+func newProposer(store *raftstore.Store, machine *state.Machine, clock func() time.Time, free func() (uint64, error), may func(now time.Time) error) *proposer {
 	p := &proposer{
 		store: store, machine: machine, clock: clock, free: free, may: may,
 		batch: make(chan []*composed), stop: make(chan struct{}),
@@ -194,10 +196,14 @@ func (p *proposer) composeAll() {
 		if c == nil {
 			return
 		}
-		p.least = max(p.least, p.machine.Stamp(), p.clock().UnixMilli())
+		now := p.clock()
+		refused := p.may(now)
+		if refused == nil {
+			p.least = max(p.least, p.machine.Stamp(), now.UnixMilli())
+		}
 		var batch []*composed
 		for size := 0; c != nil; c = p.waiting() {
-			if b := p.composeOne(c); b != nil {
+			if b := p.composeOne(c, refused); b != nil {
 				batch = append(batch, b)
 				size += len(b.command)
 			}
@@ -211,15 +217,15 @@ func (p *proposer) composeAll() {
 	}
 }
 
-// composeOne stamps and encodes a change; nil if that is the end of it.
-func (p *proposer) composeOne(c *change) *composed {
+// composeOne stamps and encodes a change, unless it is refused; nil if that is
+// the end of it.
+func (p *proposer) composeOne(c *change, err error) *composed {
 	if c.tries == 0 && !c.claimed.CompareAndSwap(false, true) {
 		return nil
 	}
 	c.header.Stamp = p.least
 	var body any
 	var command []byte
-	err := p.may()
 	if err == nil {
 		err = p.hasSpace(c.lane)
 	}
