@@ -24,6 +24,10 @@
 //	GET  /v1/keys/epochs             read     keys
 //	POST /v1/keys/rotate             rotate   keys
 //	POST /v1/keys/rekey              rotate   audiences/AUD
+//	GET  /v1/keys/recipients         read     keys
+//	POST /v1/keys/recovery           seal     keys/recovery
+//	POST /v1/keys/cluster            seal     keys/cluster
+//	GET  /v1/cluster/snapshot        backup   cluster/snapshot (a sealed file)
 //	POST /v1/verify                  verify   audiences/AUD
 //	POST /v1/services                services services/NAME
 //	GET  /v1/services                read     services

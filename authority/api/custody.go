@@ -1,12 +1,5 @@
 package api
 
-// The endpoints of backup and key custody:
-//
-//	GET  /v1/cluster/snapshot     backup  cluster/snapshot   (a sealed file, application/octet-stream)
-//	GET  /v1/keys/recipients      read    keys
-//	POST /v1/keys/recovery        seal    keys/recovery
-//	POST /v1/keys/cluster         seal    keys/cluster
-
 // BackupType is the media type of a backup.
 const BackupType = "application/octet-stream"
 

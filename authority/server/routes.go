@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"reflect"
+	"slices"
 
 	"github.com/writ-dev/writ/authority/api"
 )
@@ -121,7 +122,7 @@ var (
 // routes is the API. package api documents the same table.
 func routes() []*route {
 	post, get := http.MethodPost, http.MethodGet
-	return append(append(attestRoutes(), clusterRoutes()...), []*route{
+	return append(slices.Concat(attestRoutes(), clusterRoutes(), custodyRoutes()), []*route{
 		{method: post, pattern: "/v1/tokens", id: "issueToken", summary: "Issue a token",
 			action: "issue", access: "audiences/AUD/tokens", lane: laneIssues,
 			endpoint: withBody("issue", issueAccess, issue)},

@@ -124,6 +124,7 @@ type Server struct {
 	grants   sync.Pool
 
 	underWay atomic.Int64 // requests whose handler runs
+	backup   sync.Mutex   // held while a backup is written: one at a time
 
 	feeds     context.Context // ends when streams are told to end
 	endFeeds  context.CancelFunc

@@ -24,7 +24,7 @@ const (
 func newCluster(a *app) *cobra.Command {
 	return group("cluster", "form and manage an authority of several nodes",
 		newClusterInit(a), newClusterToken(a), newClusterJoin(a), newClusterStatus(a), newClusterPromote(a), newClusterDemote(a),
-		newClusterTransfer(a), newClusterRemove(a))
+		newClusterTransfer(a), newClusterRemove(a), newClusterSnapshot(a), newClusterRecover(a))
 }
 
 func newClusterInit(a *app) *cobra.Command {

@@ -52,7 +52,7 @@ func denied(code capability.Code) error {
 
 // explainers turn errors of the packages below into failures; each file that
 // talks to such a package knows its errors. The first that answers wins.
-var explainers = []func(error) *failure{explainNode, explainAudit, explainPossession, explainClient, explainCapability, explainSystem}
+var explainers = []func(error) *failure{explainBackup, explainNode, explainAudit, explainPossession, explainClient, explainCapability, explainSystem}
 
 // explain finds the code, the message and the hint of any error.
 func explain(err error) *failure {

@@ -15,7 +15,8 @@ import (
 
 func newKeys(a *app) *cobra.Command {
 	return group("keys", "look at and change the keys that tokens are minted with",
-		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a), newKeysRoot(a), newKeysRecovery(a))
+		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a), newKeysRoot(a), newKeysRecovery(a),
+		newKeysRecipients(a), newKeysSetRecovery(a), newKeysReseal(a), newKeysNode(a), newKeysPassphrase(a))
 }
 
 func newKeysEpochs(a *app) *cobra.Command {
