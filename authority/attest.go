@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -24,7 +25,8 @@ const (
 	OwnLocation   = "writ:authority"
 )
 
-// attestation is the authority's own discharger, opened when it is first asked.
+// attestation is the authority's own discharger, opened when it is first asked,
+// and again when its key was replaced.
 type attestation struct {
 	mu      sync.Mutex
 	service *discharger.Service // guarded by mu
@@ -34,8 +36,14 @@ type attestation struct {
 func (a *Authority) discharger() (*discharger.Service, error) {
 	a.attestation.mu.Lock()
 	defer a.attestation.mu.Unlock()
-	if a.attestation.service != nil {
-		return a.attestation.service, nil
+	k := sealedKey(a.machine, state.PurposeDischarger, 1)
+	if k == nil {
+		return nil, &Error{Code: capability.CodeUnavailable, Detail: "this authority has no discharger"}
+	}
+	// A new incarnation has another key.
+	current := func(s *discharger.Service) bool { p := s.Public(); return bytes.Equal(p[:], k.Public) }
+	if s := a.attestation.service; s != nil && current(s) {
+		return s, nil
 	}
 	secret, err := a.keys.secret(state.PurposeDischarger, 1)
 	if err != nil {
@@ -55,6 +63,9 @@ func (a *Authority) discharger() (*discharger.Service, error) {
 	})
 	if err != nil {
 		return nil, serviceError(err)
+	}
+	if !current(s) {
+		return nil, &Error{Code: capability.CodeUnavailable, Detail: "the discharger's key is being replaced"}
 	}
 	a.attestation.service = s
 	return s, nil
@@ -123,6 +134,7 @@ type attestStore struct {
 
 type parsedPolicy struct {
 	version uint64
+	at      int64 // a restored state may give a version again
 	policy  *attest.Policy
 }
 
@@ -140,7 +152,7 @@ func (s *attestStore) Policy(name string) (*attest.Policy, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.policy[name]; p != nil && p.version == r.Version {
+	if p := s.policy[name]; p != nil && p.version == r.Version && p.at == r.At {
 		return p.policy, nil
 	}
 	p, err := attest.ParsePolicy(r.Document)
@@ -151,7 +163,7 @@ func (s *attestStore) Policy(name string) (*attest.Policy, error) {
 	if s.policy == nil || len(s.policy) >= state.MaxPolicies {
 		s.policy = make(map[string]*parsedPolicy)
 	}
-	s.policy[name] = &parsedPolicy{r.Version, p}
+	s.policy[name] = &parsedPolicy{r.Version, r.At, p}
 	return p, nil
 }
 

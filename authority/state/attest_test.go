@@ -181,6 +181,9 @@ func TestRevokedDeviceIsNeverAttested(t *testing.T) {
 	r.must(KindForgetDevice, &ForgetDevice{Device: testDevice, Reason: "new disk"})
 	r.must(KindAttest, r.evidence("4"))
 	r.wantRefused(KindForgetDevice, &ForgetDevice{Device: capability.DeviceID{9}, Reason: "r"}, api.CodeNotFound)
+	if m, _ := r.replay(3); hashOf(m) != hashOf(r.m) {
+		t.Error("a replay gives another state")
+	}
 }
 
 func TestFailedAttestationRevokes(t *testing.T) {

@@ -136,7 +136,7 @@ func newDeviceList(a *app) *cobra.Command {
 	return cmd
 }
 
-// deviceArgument reads a device id, or takes that of this machine's TPM.
+// deviceArgument reads a device id.
 func deviceArgument(cmd *cobra.Command, args []string) (capability.DeviceID, error) {
 	id, err := capability.ParseDeviceID(args[0])
 	if err != nil {
