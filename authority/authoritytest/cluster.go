@@ -31,6 +31,7 @@ type Cluster struct {
 
 	options Options
 	mu      sync.Mutex
+	names   map[string]string  // of nodes, by their address for peers; guarded by mu
 	cut     map[[2]string]bool // whom whom does not reach; guarded by mu
 }
 
@@ -74,7 +75,7 @@ func StartCluster(t testing.TB, n int, options ...Options) *Cluster {
 
 // RunCluster is StartCluster without a test. ctx bounds the start only.
 func RunCluster(ctx context.Context, dir string, n int, options ...Options) (c *Cluster, stop func() error, err error) {
-	c = &Cluster{Dir: dir, cut: make(map[[2]string]bool)}
+	c = &Cluster{Dir: dir, names: make(map[string]string), cut: make(map[[2]string]bool)}
 	if len(options) > 0 {
 		c.options = options[0]
 	}
@@ -115,6 +116,9 @@ func (c *Cluster) Add(ctx context.Context, r api.ClusterTokenRequest) (*ClusterN
 		*addr = ln.Addr().String()
 		ln.Close() // taken again at once
 	}
+	c.mu.Lock()
+	c.names[n.PeerAddr] = name
+	c.mu.Unlock()
 	var err error
 	if len(c.Nodes) == 0 {
 		err = n.start(ctx, func(cfg *authority.Config) error { cfg.Bootstrap = true; return nil })
@@ -258,15 +262,11 @@ func (c *Cluster) Heal() {
 
 // dial connects to a peer, if the two are not cut off.
 func (n *ClusterNode) dial(ctx context.Context, address string) (net.Conn, error) {
-	for _, to := range n.c.Nodes {
-		if to.PeerAddr == address {
-			n.c.mu.Lock()
-			cut := n.c.cut[[2]string{n.Name, to.Name}]
-			n.c.mu.Unlock()
-			if cut {
-				return nil, errors.New("cut off")
-			}
-		}
+	n.c.mu.Lock()
+	cut := n.c.cut[[2]string{n.Name, n.c.names[address]}]
+	n.c.mu.Unlock()
+	if cut {
+		return nil, errors.New("cut off")
 	}
 	return n.conns.dial(ctx, address)
 }

@@ -82,10 +82,19 @@ func TestFewCallsForMany(t *testing.T) {
 				return
 			}
 			t.Cleanup(own.Close)
-			verify[i] = guard(t, authoritytest.Open(t, replica.Config{Client: own, Audiences: []string{"corp"}}))
+			r, err := replica.Open(t.Context(), replica.Config{Client: own, Audiences: []string{"corp"}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { _ = r.Close() })
+			verify[i] = guard(t, r)
 		})
 	}
 	opening.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
 	set := parse(t, c.Mint(t, "corp", "agent", fmt.Sprintf("max-calls %d", calls)).Token)
 	var accepted, refused atomic.Int64
 	var work sync.WaitGroup
