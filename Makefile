@@ -7,11 +7,14 @@ GO        ?= go
 BENCHTIME ?= 300ms
 COUNT     ?= 6
 FUZZTIME  ?= 20s
+SEED      ?= 1
+SEEDS     ?= 4
+SECONDS   ?= 30
 TOOLS     := .ci/tools/go.mod
 DEBIAN    := gcc libc6-dev python3 python3-pymacaroons swtpm swtpm-tools tpm2-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench fuzz cover setup
+.PHONY: help demo build test lint bench fuzz cover setup chaos
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
@@ -47,6 +50,10 @@ fuzz: ## run every fuzz target for FUZZTIME each (20s)
 	    echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
 	  done; \
 	done
+
+chaos: ## run the fault campaign: SEEDS seeds (4) from SEED (1), SECONDS each (30)
+	$(GO) test -race -count 1 -tags chaos -timeout 0 -v -run TestCampaign ./authority/chaos \
+	  -chaos.seed $(SEED) -chaos.seeds $(SEEDS) -chaos.time $(SECONDS)s
 
 cover: setup ## measure what the tests cover, over package borders
 	$(GO) test -timeout 9m -coverpkg=./... -coverprofile=cover.out ./...
