@@ -43,7 +43,11 @@ func (f *fsm) contain(doing string) {
 	if o, ok := p.(openPanic); ok {
 		panic(o)
 	}
-	f.broken(fmt.Errorf("%w: panic in %s: %v\n%s", ErrStateMachine, doing, p, debug.Stack()))
+	cause, ok := p.(error) // which the state machine may have a sentinel for
+	if !ok {
+		cause = fmt.Errorf("%v", p)
+	}
+	f.broken(fmt.Errorf("%w: panic in %s: %w\n%s", ErrStateMachine, doing, cause, debug.Stack()))
 }
 
 func (f *fsm) broken(err error) {

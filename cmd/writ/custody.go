@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/authority/state"
 )
 
 func (a *app) printRecipients(p *printer, list *api.RecipientList) {
@@ -150,6 +152,9 @@ same; the node need not be stopped.`,
 func explainBackup(err error) *failure {
 	msg := lower(err.Error())
 	switch {
+	case errors.Is(err, state.ErrUnknownCommand):
+		msg, _, _ = strings.Cut(msg, "\n") // a stack follows
+		return &failure{Code: "unknown_version", Message: msg, Hint: "a later version of writ has written to this log: start the node with that one"}
 	case errors.Is(err, authority.ErrBackup):
 		return &failure{Code: "backup", Message: msg, Hint: "take another copy of the backup, or an older one"}
 	case errors.Is(err, authority.ErrUnfinished):
