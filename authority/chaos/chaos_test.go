@@ -154,12 +154,17 @@ func (r *campaign) outlive(ctx context.Context) {
 	}
 }
 
-// checkBudgets offers each budget at least twice its limit, has every call given
-// back, and counts.
+// checkBudgets offers each budget at least twice its limit, and every other one
+// until every guard refuses, has the rest given back, and counts.
 func (r *campaign) checkBudgets(ctx context.Context) {
-	for _, b := range r.pool.budgets {
-		for i := 0; b.offered.Load() < 2*b.limits[len(b.limits)-1] && ctx.Err() == nil; i++ {
-			r.spend(ctx, r.guards[i%len(r.guards)], b)
+	for n, b := range r.pool.budgets {
+		exhausted := 0 // times in a row
+		for i := 0; (b.offered.Load() < 2*b.limits[len(b.limits)-1] || n%2 == 0 && exhausted < 2*len(r.guards)) && ctx.Err() == nil; i++ {
+			if r.spend(ctx, r.guards[i%len(r.guards)], b) == capability.CodeBudgetExhausted {
+				exhausted++
+			} else {
+				exhausted = 0
+			}
 		}
 	}
 	for _, g := range r.guards {
@@ -174,6 +179,9 @@ func (r *campaign) checkBudgets(ctx context.Context) {
 	var accepted, unspent, forfeited int64
 	for _, b := range r.pool.budgets {
 		took := b.accepted.Load()
+		if b.offered.Load() < 2*b.least() {
+			r.t.Errorf("vacuous: only %d calls of %s were offered, of %v", b.offered.Load(), b.subject, b.limits)
+		}
 		if took > b.least() {
 			r.violated("%d calls of %s were accepted, of %v", took, b.subject, b.limits)
 		}

@@ -224,11 +224,12 @@ func (r *campaign) present(ctx context.Context, g *guard, t *token) {
 	}
 }
 
-// spend has guard g accept a counted call.
-func (r *campaign) spend(ctx context.Context, g *guard, b *budget) {
+// spend has guard g accept a counted call, and returns why it did not.
+func (r *campaign) spend(ctx context.Context, g *guard, b *budget) capability.Code {
 	b.offered.Add(1)
 	err := g.verify(ctx, b.set)
-	switch code := capability.CodeOf(err); {
+	code := capability.CodeOf(err)
+	switch {
 	case err == nil:
 		b.accepted.Add(1)
 	case ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded):
@@ -236,6 +237,7 @@ func (r *campaign) spend(ctx context.Context, g *guard, b *budget) {
 	default:
 		r.violated("%s refused %s otherwise: %v", g.name, b.subject, err)
 	}
+	return code
 }
 
 // serve has guard g be shown tokens until ctx ends.
