@@ -14,5 +14,6 @@
 //
 // The package holds tests only. They take long on purpose, so they are built with
 // the tag chaos: make chaos. A seed reproduces the schedule of the faults, not
-// what the scheduler and the network make of it.
+// what the scheduler and the network make of it. TestPlanted has the campaign find
+// bugs that it puts into a copy of the source.
 package chaos
