@@ -16,6 +16,9 @@ const (
 	appendRetry    = 50 * time.Millisecond
 )
 
+// pipelinePatience is how long an append may wait for its place in a pipeline.
+const pipelinePatience = 2 * time.Second
+
 // patient is the transport that Raft gets. To Raft every append that fails is a
 // reason to wait longer before the next, up to ten seconds: after a partition,
 // or when a node comes back, the cluster would be without it for that long. So an
@@ -56,6 +59,28 @@ func (p *patient) AppendEntries(id raft.ServerID, address raft.ServerAddress, ar
 			return err
 		}
 	}
+}
+
+// AppendEntriesPipeline implements raft.Transport.
+func (p *patient) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddress) (raft.AppendPipeline, error) {
+	l, err := p.Transport.AppendEntriesPipeline(id, address)
+	if err != nil {
+		return nil, err
+	}
+	return pipeline{l}, nil
+}
+
+// pipeline closes itself rather than have an append wait for ever. When the
+// reader of a full pipeline ends first (a higher term, a shutdown), the library's
+// writer stays in AppendEntries, for nobody closes the pipeline but itself: the
+// goroutine is lost, and a shutdown waits for it (hashicorp/raft#612).
+type pipeline struct{ raft.AppendPipeline }
+
+// AppendEntries implements raft.AppendPipeline.
+func (l pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	stuck := time.AfterFunc(pipelinePatience, func() { _ = l.Close() })
+	defer stuck.Stop()
+	return l.AppendPipeline.AppendEntries(args, resp)
 }
 
 // Consumer implements raft.Transport.
