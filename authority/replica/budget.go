@@ -29,6 +29,7 @@ type block struct {
 	branch  capability.BranchID
 	token   capability.TokenID
 	next    atomic.Pointer[block] // in its bucket; written under the table's mu
+	_       [24]byte              // what every core reads shares no line with what one writes
 	stripes [maxStripes]stripe
 
 	mu       sync.Mutex
