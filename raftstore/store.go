@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -367,13 +366,6 @@ drain:
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.raft.Shutdown().Error() }()
-	// Raft closes its transport last. Two nodes that stop at the same time would
-	// each wait for the other's answer to a message until it times out, so a
-	// shutdown that takes long is not left waiting for the network.
-	if t, ok := s.cfg.Transport.(io.Closer); ok {
-		cut := time.AfterFunc(s.cfg.DiskStall/4, func() { _ = t.Close() })
-		defer cut.Stop()
-	}
 	select {
 	case err := <-stopped:
 		return errors.Join(err, s.log.Close(), s.lock.Close())
