@@ -311,14 +311,19 @@ func (a *Authority) reconcile(ctx context.Context) {
 	a.raiseVersion(ctx, servers)
 }
 
-// raiseVersion raises the cluster's version when every member has said that it
-// knows the next.
+// versionFresh is how lately each member must have said that it knows a version:
+// one that is away may come back as an older program.
+const versionFresh = 5 * sampleEvery
+
+// raiseVersion raises the cluster's version when every member says that it knows
+// the next.
 func (a *Authority) raiseVersion(ctx context.Context, servers map[string]raftstore.Member) {
 	if a.machine.Version() >= state.Version {
 		return
 	}
 	for id := range servers {
-		if s, _, ok := a.clocks.of(id); id != a.cfg.NodeID && (!ok || s.version < state.Version) {
+		s, _, ok := a.clocks.of(id)
+		if id != a.cfg.NodeID && (!ok || s.version < state.Version || a.clocks.boot()-s.at > int64(versionFresh)) {
 			return
 		}
 	}

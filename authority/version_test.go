@@ -1,7 +1,11 @@
 package authority
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -40,5 +44,56 @@ func TestUnknownCommandStopsTheNode(t *testing.T) {
 		t.Error("it starts over what it cannot read")
 	} else if !errors.Is(err, state.ErrUnknownCommand) {
 		t.Errorf("at the next start: %v", err)
+	}
+}
+
+// TestSnapshotOfALaterVersionStopsTheNode: a node whose newest snapshot is in a
+// format that it does not know ends with a message that says so, and its files
+// are left for the version that knows it.
+func TestSnapshotOfALaterVersionStopsTheNode(t *testing.T) {
+	cfg := testConfig(t)
+	a, _, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.Compact(t.Context()), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+	paths, err := filepath.Glob(filepath.Join(cfg.Dir, "raft", "snapshots", "*.snap"))
+	if err != nil || len(paths) != 1 {
+		t.Fatal(paths, err)
+	}
+	before, err := os.ReadFile(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(before, []byte("writ state snapshot "))
+	if at < 0 {
+		t.Fatal("no state in the snapshot")
+	}
+	later := bytes.Clone(before[:len(before)-sha256.Size])
+	later[at+len("writ state snapshot ")] = '9'
+	sum := sha256.Sum256(later)
+	if err := os.WriteFile(paths[0], append(later, sum[:]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fatal := make(chan error, 4)
+	cfg.OnFatal = func(err error) { fatal <- err }
+	if b, _, err := Open(t.Context(), cfg); err == nil {
+		_ = b.Close()
+		t.Error("it starts over what it cannot read")
+	} else if !errors.Is(err, state.ErrVersion) {
+		t.Errorf("it ends with %v", err)
+	}
+	// The version that knows it starts.
+	if err := os.WriteFile(paths[0], before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, _, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -31,13 +31,6 @@ const (
 	maxAddress = 300 // bytes
 )
 
-// Version is the newest cluster version that this program knows. Behavior that
-// older nodes would not share waits until the cluster's committed version
-// (Machine.Version) has come to it.
-//
-//	1: members, join tokens, and what they are about
-const Version uint64 = 1
-
 // The states of a member.
 const (
 	MemberActive  = "active"
@@ -165,7 +158,7 @@ func (c *cluster) load(k, v []byte) error {
 		c.joins[r.Hash] = r
 	case string(k) == string(versionKey) && len(v) == 8:
 		if c.version = binary.BigEndian.Uint64(v); c.version > Version {
-			return fmt.Errorf("%w: the cluster is at version %d, this node knows %d", ErrUnknownCommand, c.version, Version)
+			return fmt.Errorf("%w: the cluster is at version %d, this node knows %d", ErrVersion, c.version, Version)
 		}
 	default:
 		return errors.New("an unknown record about members")
@@ -347,7 +340,7 @@ func (a *applier) raiseVersion(h *Header, b *RaiseVersion) error {
 	case h.Actor.Name != SystemActor || b.Version <= a.cluster.version:
 		return refuse(api.CodeInvalid, "the cluster's version only rises")
 	case b.Version > Version:
-		panic(fmt.Errorf("%w: the cluster is at version %d, this node knows %d", ErrUnknownCommand, b.Version, Version))
+		panic(fmt.Errorf("%w: the cluster is at version %d, this node knows %d", ErrVersion, b.Version, Version))
 	}
 	a.w.put(bucketMembers, versionKey, binary.BigEndian.AppendUint64(nil, b.Version))
 	a.cluster.version = b.Version

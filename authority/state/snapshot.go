@@ -165,7 +165,7 @@ func readSnapshot(db *bolt.DB, from io.Reader) error {
 	}
 	count, ok := snapshotBuckets[string(magic)]
 	if !ok {
-		return fmt.Errorf("%w: another format", ErrSnapshot)
+		return fmt.Errorf("%w: another format: %w", ErrSnapshot, ErrVersion)
 	}
 	for _, name := range buckets[:count] {
 		for more := true; more; {

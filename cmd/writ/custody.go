@@ -152,7 +152,7 @@ same; the node need not be stopped.`,
 func explainBackup(err error) *failure {
 	msg := lower(err.Error())
 	switch {
-	case errors.Is(err, state.ErrUnknownCommand):
+	case errors.Is(err, state.ErrUnknownCommand), errors.Is(err, state.ErrVersion):
 		msg, _, _ = strings.Cut(msg, "\n") // a stack follows
 		return &failure{Code: "unknown_version", Message: msg, Hint: "a later version of writ has written to this log: start the node with that one"}
 	case errors.Is(err, authority.ErrBackup):

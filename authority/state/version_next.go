@@ -1,0 +1,5 @@
+//go:build writ_next
+
+package state
+
+const next = 1
