@@ -107,7 +107,7 @@ func newMemberBody(k Kind) any {
 	case KindRaiseVersion:
 		return new(RaiseVersion)
 	}
-	return nil
+	return newExpelBody(k)
 }
 
 // newMemberResult is newResult for the kinds of this file. Those that are not
@@ -178,6 +178,10 @@ func (a *applier) dispatchMembers(h *Header, body any) (value any, ok bool, err 
 		value, err = result(a.joinMember(h, b))
 	case *RaiseVersion:
 		err = a.raiseVersion(h, b)
+	case *Expel:
+		err = a.expel(h, b)
+	case *RekeyMember:
+		value, err = result(a.rekeyMember(h, b))
 	default:
 		return nil, false, nil
 	}

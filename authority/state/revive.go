@@ -74,6 +74,9 @@ func (a *applier) dispatchRevive(h *Header, body any) (ok bool, err error) {
 	return false, nil
 }
 
+// errKeyChanged refuses keys that were made of others than there are.
+var errKeyChanged = refuse(api.CodeConflict, "a key has changed meanwhile: try again")
+
 // errSealedUnder refuses a key that was sealed while the cluster key changed.
 var errSealedUnder = refuse(api.CodeConflict, "the cluster key has changed meanwhile: try again")
 
@@ -92,31 +95,37 @@ func (a *applier) revive(h *Header, b *Revive) error {
 	case len(b.Previous) == 0 || len(b.Previous) > maxPrevious || !validText(b.Reason):
 		return refuse(api.CodeInvalid, "the last known checkpoint or the reason is missing, or too long")
 	}
-	next := a.epochs[len(a.epochs)-1].Epoch + 1
+	next := a.nextEpoch()
 	if err := a.checkRevived(b, next); err != nil {
 		return err
 	}
-	// What came before in this entry belongs to the trail that ends here.
-	a.flushAudit()
 	old := a.meta.Incarnation
-	a.meta.Incarnation, a.meta.Origin = b.Incarnation, b.Origin
-	a.meta.ClusterKey++
-	a.meta.Revived, a.meta.MinStamp = h.Stamp, h.Stamp+1
-	a.edge = audit.Edge{}
-	if a.sink != nil {
-		if err := a.sink.Open(b.Origin, a.edge); err != nil {
-			panic(fmt.Errorf("audit trail: %w", err))
-		}
-	}
-	a.edge.Append(audit.RecordHash(b.Previous))
-	a.records = append(a.records, b.Previous)
+	a.beginIncarnation(h, b.Incarnation, b.Origin, b.Previous)
 	a.audit(h, auditRecord{Action: "revive", Reason: b.Reason, Detail: fmt.Sprintf("incarnation %d after %d, epochs kept: %v", b.Incarnation, old, b.Keep)})
 	a.replaceKeys(b.Keys)
-	a.endEpochs(h, b, next)
+	a.endEpochs(h, b.Keep, b.Reason, next)
 	a.voidSecrets()
 	a.beginMembers(h, b.Member)
 	a.events.reset(a.index)
 	return nil
+}
+
+// beginIncarnation begins a new incarnation, under the next cluster key and with
+// an audit trail of its own, whose first record is given.
+func (a *applier) beginIncarnation(h *Header, incarnation uint64, origin string, first []byte) {
+	// What came before in this entry belongs to the trail that ends here.
+	a.flushAudit()
+	a.meta.Incarnation, a.meta.Origin = incarnation, origin
+	a.meta.ClusterKey++
+	a.meta.Revived, a.meta.MinStamp = h.Stamp, h.Stamp+1
+	a.edge = audit.Edge{}
+	if a.sink != nil {
+		if err := a.sink.Open(origin, a.edge); err != nil {
+			panic(fmt.Errorf("audit trail: %w", err))
+		}
+	}
+	a.edge.Append(audit.RecordHash(first))
+	a.records = append(a.records, first)
 }
 
 // checkRevived checks the keys of a new incarnation, the epochs that it keeps,
@@ -188,20 +197,17 @@ func (a *applier) replaceKeys(keys []SealedKey) {
 
 // endEpochs revokes the epochs that are not kept and begins the next, which
 // mints at once: nothing else could.
-func (a *applier) endEpochs(h *Header, b *Revive, next uint32) {
+func (a *applier) endEpochs(h *Header, keep []uint32, reason string, next uint32) {
 	for _, e := range slices.Clone(a.epochs) {
 		switch {
 		case e.Revoked:
-		case slices.Contains(b.Keep, e.Epoch):
+		case slices.Contains(keep, e.Epoch):
 			if e.Until == 0 {
 				e.Until = h.Stamp + MaxTTL.Milliseconds() + 2*a.meta.BoundMillis
 				a.putEpoch(e)
 			}
 		default:
-			rec := &RevocationRecord{By: h.Actor.Name, At: h.Stamp, Index: a.index}
-			rec.Kind, rec.Epoch, rec.Reason = string(api.RevokeEpoch), e.Epoch, b.Reason
-			rec.Expires = h.Stamp + MaxAdminTTL.Milliseconds()
-			a.putRevocation(rec)
+			a.revokeEpoch(h, e.Epoch, reason)
 			e.Revoked, e.Until = true, h.Stamp
 			a.putEpoch(e)
 		}
@@ -248,7 +254,7 @@ func (a *applier) reseal(h *Header, b *Reseal) error {
 	now := a.sealedKeys()
 	same := slices.EqualFunc(now, b.Keys, func(x, y SealedKey) bool { return x.Purpose == y.Purpose && x.Epoch == y.Epoch })
 	if b.Of != keysDigest(now) || !same {
-		return refuse(api.CodeConflict, "a key has changed meanwhile: try again")
+		return errKeyChanged
 	}
 	a.meta.ClusterKey++
 	a.replaceKeys(b.Keys)
