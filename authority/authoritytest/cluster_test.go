@@ -1,10 +1,16 @@
 package authoritytest_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/authoritytest"
+	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/capability"
 )
 
 func TestClusterOfThree(t *testing.T) {
@@ -35,5 +41,39 @@ func TestClusterOfThree(t *testing.T) {
 	}
 	if len(status.Nodes) != 3 || status.Leader != leader.Name {
 		t.Errorf("status: %+v", status)
+	}
+}
+
+// TestLinearizableRead reads at a follower that has missed something.
+func TestLinearizableRead(t *testing.T) {
+	c := authoritytest.StartCluster(t, 3)
+	followers, err := c.Followers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := followers[0]
+	root := late.Root()
+	defer root.Close()
+	for i := range 3 {
+		c.Isolate(late.Name)
+		subject := fmt.Sprintf("agent-%d", i)
+		c.Mint(t, "corp", subject)
+		local, err := root.Tokens(t.Context(), client.TokenQuery{Subject: subject})
+		if err != nil || len(local.Tokens) != 0 {
+			t.Errorf("a local read at a node that is cut off: %+v, %v", local, err)
+		}
+		if i == 0 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := root.Tokens(ctx, client.TokenQuery{Subject: subject, Linearizable: true})
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) && capability.CodeOf(err) != capability.CodeUnavailable {
+				t.Errorf("a linearizable read at a node that is cut off: %v", err)
+			}
+		}
+		c.Heal()
+		read, err := root.Tokens(t.Context(), client.TokenQuery{Subject: subject, Linearizable: true})
+		if err != nil || len(read.Tokens) != 1 {
+			t.Errorf("a linearizable read: %+v, %v", read, err)
+		}
 	}
 }

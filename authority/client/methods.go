@@ -47,6 +47,10 @@ type TokenQuery struct {
 	Owner    string
 	Cursor   string // Next of the page before
 	Limit    int    // of a page; 0: the node's default
+
+	// Linearizable has the node ask a quorum first: the answer is no older than
+	// the call, and holds all that was acknowledged before it, by any node.
+	Linearizable bool
 }
 
 // Tokens lists one page of tokens.
@@ -57,6 +61,9 @@ func (c *Client) Tokens(ctx context.Context, q TokenQuery) (*api.TokenList, erro
 	setIf(v, "owner", q.Owner)
 	setIf(v, "cursor", q.Cursor)
 	setLimit(v, q.Limit)
+	if q.Linearizable {
+		v.Set("linearizable", "true")
+	}
 	return answer[api.TokenList](ctx, c, get("/v1/tokens", v))
 }
 

@@ -1,8 +1,11 @@
 package server
 
 import (
+	"context"
+	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
@@ -55,6 +58,9 @@ func (x *exchange) limit() (int, error) {
 
 func listTokens(x *exchange) (*api.TokenList, error) {
 	n, err := x.limit()
+	if err == nil {
+		err = x.catchUp()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -63,6 +69,26 @@ func listTokens(x *exchange) (*api.TokenList, error) {
 		Cursor: x.query.Get("cursor"), Limit: n,
 	})
 }
+
+// catchUp has the node apply what was acknowledged anywhere before this call, if
+// the query wants a linearizable answer.
+func (x *exchange) catchUp() error {
+	switch x.query.Get("linearizable") {
+	case "", "false":
+		return nil
+	case "true":
+		ctx, cancel := context.WithTimeout(x.ctx(), quorumWait)
+		defer cancel()
+		if err := x.s.a.Barrier(ctx); err != nil {
+			return &refusal{status: http.StatusServiceUnavailable, code: capability.CodeUnavailable, retry: 1, detail: "no quorum answers", err: err}
+		}
+		return nil
+	}
+	return invalid("linearizable is true or false")
+}
+
+// quorumWait is how long a linearizable read waits: longer than a failover takes.
+const quorumWait = 3 * time.Second
 
 func (x *exchange) tokenID() (capability.TokenID, error) {
 	id, err := capability.ParseTokenID(x.r.PathValue("id"))
@@ -82,6 +108,9 @@ func tokenAccess(x *exchange) (resources, error) {
 
 func getToken(x *exchange) (*api.TokenInfo, error) {
 	id, err := x.tokenID()
+	if err == nil {
+		err = x.catchUp()
+	}
 	if err != nil {
 		return nil, err
 	}

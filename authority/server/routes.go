@@ -117,6 +117,7 @@ func on(segments ...string) func(*exchange) (resources, error) {
 var (
 	paramLimit  = param{name: "limit", doc: "most items of a page", number: true}
 	paramCursor = param{name: "cursor", doc: "next of the page before"}
+	paramLinear = param{name: "linearizable", doc: "true: no older than the call; asks a quorum first"}
 )
 
 // routes is the API. package api documents the same table.
@@ -132,10 +133,10 @@ func routes() []*route {
 		{method: get, pattern: "/v1/tokens", id: "listTokens", summary: "List tokens, newest first",
 			action: "read", access: "tokens",
 			params: []param{{name: "audience", doc: "of this audience only"}, {name: "subject", doc: "of this subject only"},
-				{name: "owner", doc: "of this owner only"}, paramCursor, paramLimit},
+				{name: "owner", doc: "of this owner only"}, paramLinear, paramCursor, paramLimit},
 			endpoint: withoutBody("read", on("tokens"), listTokens)},
 		{method: get, pattern: "/v1/tokens/{id}", id: "getToken", summary: "Show what the registry knows of a token",
-			action: "read", access: "tokens/ID", params: []param{{name: "id", doc: "token id", path: true, required: true}},
+			action: "read", access: "tokens/ID", params: []param{{name: "id", doc: "token id", path: true, required: true}, paramLinear},
 			endpoint: withoutBody("read", tokenAccess, getToken)},
 
 		{method: post, pattern: "/v1/revocations", id: "revoke", summary: "Revoke",
