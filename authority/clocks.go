@@ -164,9 +164,9 @@ func (a *Authority) askHellos(ctx context.Context, each func(node string, h hell
 		}
 		wg.Go(func() {
 			var h hello
-			sent := bootTime()
+			sent := a.cfg.Boot()
 			if err := a.call(ctx, node, methodHello, struct{}{}, &h); err == nil {
-				each(node, h, sent, bootTime())
+				each(node, h, sent, a.cfg.Boot())
 			}
 		})
 	}

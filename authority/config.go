@@ -7,6 +7,7 @@ import (
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/raftstore"
 )
 
 // Defaults of Config.
@@ -77,8 +78,15 @@ type Config struct {
 	// Clock is the proposer's clock. Nil: time.Now.
 	Clock func() time.Time
 
+	// Boot is the clock of freshness, in nanoseconds; it must go on in suspend and
+	// never back. Nil: CLOCK_BOOTTIME.
+	Boot func() int64
+
 	// Rand is where ids, keys and nonces come from. Nil: crypto/rand.Reader.
 	Rand io.Reader
+
+	// Faults is for tests, see raftstoretest. Nil leaves the disk alone.
+	Faults raftstore.Faults
 
 	// OnFatal gets what the process cannot recover from and must end it. Nil:
 	// logs and exits with status 1.

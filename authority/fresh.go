@@ -36,10 +36,10 @@ type freshness struct {
 	asked   chan struct{}        // holds one element while there are waiters
 }
 
-func newFreshness(store *raftstore.Store, machine *state.Machine, bound time.Duration) *freshness {
+func newFreshness(store *raftstore.Store, machine *state.Machine, bound time.Duration, boot func() int64) *freshness {
 	return &freshness{
 		quorum: store.ReadIndex, through: machine.Through, set: machine.Revocations(),
-		bound: bound, window: min(maxReadWindow, bound/8), clock: bootTime,
+		bound: bound, window: min(maxReadWindow, bound/8), clock: boot,
 		asked: make(chan struct{}, 1),
 	}
 }

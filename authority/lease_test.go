@@ -123,7 +123,7 @@ func TestForgedLease(t *testing.T) {
 		t.Errorf("the good one: %v", err)
 	}
 	info, err := a.Token(t.Context(), issued.ID)
-	if err != nil || len(info.Budgets) != 1 || info.Budgets[0].Limit != 3 || info.Budgets[0].Remaining != 2 {
+	if err != nil || len(info.Budgets) != 1 || info.Budgets[0].Limit != 3 || info.Budgets[0].Remaining != 2 || info.Budgets[0].Leased != 1 {
 		t.Errorf("%+v, %v", info, err)
 	}
 }

@@ -80,6 +80,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
+	if cfg.Boot == nil {
+		cfg.Boot = bootTime
+	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
@@ -167,7 +170,7 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 	defer identity.Destroy()
 	a := &Authority{
 		cfg: cfg, started: cfg.Clock(), nobody: capability.NewRootKey([32]byte{}),
-		clocks: newClocks(cfg.Clock, bootTime, cfg.NodeID), recalls: newRecalls(bootTime), reconcileNow: make(chan struct{}, 1),
+		clocks: newClocks(cfg.Clock, cfg.Boot, cfg.NodeID), recalls: newRecalls(cfg.Boot), reconcileNow: make(chan struct{}, 1),
 	}
 	defer func() {
 		if err != nil {
@@ -270,6 +273,7 @@ func (a *Authority) openStore(ctx context.Context) (err error) {
 	raft := raftstore.Config{
 		Dir: filepath.Join(a.cfg.Dir, "raft"), NodeID: a.cfg.NodeID, Bootstrap: a.cfg.Bootstrap,
 		SnapshotThreshold: a.cfg.SnapshotThreshold, TrailingLogs: a.cfg.TrailingLogs, OnFatal: a.cfg.OnFatal, Logger: a.cfg.Logger,
+		Faults: a.cfg.Faults,
 	}
 	if a.peers != nil {
 		raft.Transport, raft.Profile, raft.Join = a.peers.transport, a.cfg.Peers.Profile, !a.cfg.Bootstrap
@@ -494,7 +498,7 @@ func (a *Authority) start(ctx context.Context) error {
 	a.clocks.voters = func() []string { return a.store.Status().Voters }
 	a.clocks.ask = a.askHellos
 	a.proposer = newProposer(a.store, a.machine, a.cfg.Clock, func() (uint64, error) { return freeSpace(a.cfg.Dir) }, a.mayPropose)
-	a.fresh = newFreshness(a.store, a.machine, time.Duration(a.machine.Cluster().BoundMillis)*time.Millisecond)
+	a.fresh = newFreshness(a.store, a.machine, time.Duration(a.machine.Cluster().BoundMillis)*time.Millisecond, a.cfg.Boot)
 	a.feeds.open = make(map[string]*feed)
 	var err error
 	a.admin, err = capability.NewVerifier(keysOf{a.keys, true}, []string{api.AdminAudience}, a.checker,
@@ -508,6 +512,7 @@ func (a *Authority) start(ctx context.Context) error {
 	a.work.Go(func() { a.drive(running) })
 	if a.peers != nil {
 		// Whoever waited for a quorum could not be one of it where all start anew.
+		a.fresh.after(func(uint64) {}) // but the first read need not wait for a tick
 		a.startPeers(running)
 		return nil
 	}

@@ -193,6 +193,7 @@ type BudgetInfo struct {
 	Branch    capability.BranchID `json:"branch"`
 	Limit     uint64              `json:"limit"`
 	Remaining uint64              `json:"remaining"` // not yet leased
+	Leased    uint64              `json:"leased"`    // in open leases: at hand with a verifier, spent there, or lost with it
 }
 
 // TokenList is one page of tokens.

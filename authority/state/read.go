@@ -194,9 +194,17 @@ func (m *Machine) LeaseToken(lease LeaseID) (id capability.TokenID, ok bool, err
 func (m *Machine) Budgets(id capability.TokenID) ([]api.BudgetInfo, error) {
 	var all []api.BudgetInfo
 	err := m.view(func(tx *bolt.Tx) error {
+		leased := make(map[capability.BranchID]uint64)
+		prefixed(tx, bucketLeases, id[:], func(_, v []byte) {
+			var r leaseRecord
+			mustDecode(v, &r)
+			for _, branch := range r.Path {
+				leased[branch] += r.Granted
+			}
+		})
 		prefixed(tx, bucketBudgets, id[:], func(k, v []byte) {
-			b := decodeBudget(v)
-			all = append(all, api.BudgetInfo{Branch: capability.BranchID(k[16:]), Limit: b.limit, Remaining: b.remaining})
+			b, branch := decodeBudget(v), capability.BranchID(k[16:])
+			all = append(all, api.BudgetInfo{Branch: branch, Limit: b.limit, Remaining: b.remaining, Leased: leased[branch]})
 		})
 		return nil
 	})

@@ -109,7 +109,7 @@ func (a *app) printToken(p *printer, t *api.TokenInfo) {
 		p.field("caveat", c)
 	}
 	for _, b := range t.Budgets {
-		p.field("budget", fmt.Sprintf("branch %s: %d of %d not yet leased", b.Branch, b.Remaining, b.Limit))
+		p.field("budget", fmt.Sprintf("branch %s: %d of %d not yet leased, %d in open leases", b.Branch, b.Remaining, b.Limit, b.Leased))
 	}
 }
 
