@@ -29,6 +29,10 @@ type node struct {
 	fatal  chan error              // what it cannot go on after
 	log    *slog.Logger
 	spans  trace.TracerProvider // nil: none
+
+	// For failpoints; nil in every other build.
+	now    func() time.Time
+	opened func(*authority.Authority)
 }
 
 // holdsNode reports whether dir is in use by a node, running or not.
@@ -98,6 +102,9 @@ func openMember(ctx context.Context, c *config, log *slog.Logger, form bool, api
 		},
 		Logger: log,
 	}
+	if err := n.sabotage(&cfg); err != nil {
+		return nil, err
+	}
 	if cfg.Peers, err = c.peers(apiAddr); err != nil {
 		return nil, err
 	}
@@ -108,6 +115,9 @@ func openMember(ctx context.Context, c *config, log *slog.Logger, form bool, api
 	}
 	if n.Authority, n.formed, err = authority.Open(ctx, cfg); err != nil {
 		return nil, err
+	}
+	if n.opened != nil {
+		n.opened(n.Authority)
 	}
 	if cfg.Peers != nil {
 		n.awaitQuorum(ctx)
@@ -126,7 +136,7 @@ func (n *node) fingerprint() string {
 func (n *node) serve(ctx context.Context, ln, metrics net.Listener) error {
 	defer n.Close()
 	defer ln.Close()
-	s, err := server.New(server.Config{Authority: n.Authority, Logger: n.log, HideMetrics: metrics != nil, TracerProvider: n.spans})
+	s, err := server.New(server.Config{Authority: n.Authority, Now: n.now, Logger: n.log, HideMetrics: metrics != nil, TracerProvider: n.spans})
 	if err != nil {
 		return err
 	}
