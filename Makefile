@@ -10,14 +10,15 @@ FUZZTIME  ?= 20s
 SEED      ?= 1
 SEEDS     ?= 4
 SECONDS   ?= 30
+FAILOVERS ?= 200
 TOOLS     := .ci/tools/go.mod
 DEBIAN    := gcc libc6-dev python3 python3-pymacaroons swtpm swtpm-tools tpm2-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench fuzz cover setup chaos
+.PHONY: help demo build test lint bench bench-cluster fuzz cover setup chaos
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: setup build ## the main job for real, on one node: issue, narrow, forward, spend, revoke, attest, audit
 	bin/writ demo
@@ -43,6 +44,9 @@ bench: ## run the benchmarks side by side and print the README's tables
 	$(BENCH) -cpu 2 -bench Spend ./authority/replica | tee -a bench.out
 	$(GO) tool -modfile=$(TOOLS) benchstat bench.out
 	@$(GO) run ./cmd/internal/benchtable bench.out
+
+bench-cluster: build ## measure a cluster of three nodes on this machine and print the README's table (root)
+	$(GO) run ./cmd/internal/clusterbench -failovers $(FAILOVERS)
 
 fuzz: ## run every fuzz target for FUZZTIME each (20s)
 	@set -e; for p in $$($(GO) list ./...); do \
