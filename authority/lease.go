@@ -184,8 +184,7 @@ func (a *Authority) Verify(ctx context.Context, c Caller, req *api.VerifyRequest
 	case s == capability.Revoked, s == capability.BranchesRevoked &&
 		slices.ContainsFunc(branches, func(b capability.BranchID) bool { return set.Branch(id.ID, b) }):
 		return nil, &Error{Code: capability.CodeRevoked}
-	}
-	if identity.NotAfter <= a.now() {
+	case s == capability.Forgotten, identity.NotAfter <= a.now():
 		return nil, &Error{Code: capability.CodeExpired}
 	}
 	return &api.VerifyResponse{Branches: branches, NotAfter: id.NotAfter, AsOf: at}, nil

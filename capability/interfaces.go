@@ -23,6 +23,7 @@ const (
 	Live            RevocationState = iota // nothing is known against it
 	BranchesRevoked                        // some branch of it is revoked: ask for each
 	Revoked                                // all of it is
+	Forgotten                              // it had ended by some clock, and what was known against it was dropped
 )
 
 // Revocations answers what has been revoked, and how fresh that answer is.

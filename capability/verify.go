@@ -332,8 +332,8 @@ func (v *Verifier) clear(cl *Clearance, dry bool) error {
 	var mark int64
 	if v.revocations != nil {
 		mark = v.revocations.Mark()
-		if v.revoked(g) {
-			return CodeRevoked
+		if code := v.revoked(g); code != "" {
+			return code
 		}
 	}
 	if err := v.checkAll(cl); err != nil {
@@ -374,7 +374,10 @@ func (v *Verifier) clear(cl *Clearance, dry bool) error {
 	}
 	if waited && v.revocations != nil {
 		mark = v.revocations.Mark()
-		if v.revoked(g) || v.revokedSince(cl) {
+		if code := v.revoked(g); code != "" {
+			return code
+		}
+		if v.revokedSince(cl) {
 			return CodeRevoked
 		}
 	}
@@ -389,19 +392,21 @@ func (v *Verifier) fresh(mark int64) bool {
 }
 
 // revoked looks the token up, and its branches only if some are revoked.
-func (v *Verifier) revoked(g *Grant) bool {
+func (v *Verifier) revoked(g *Grant) Code {
 	switch v.revocations.Token(&g.id) {
 	case Live:
-		return false
+		return ""
 	case BranchesRevoked:
 		for i := range g.points() {
 			if v.revocations.Branch(g.id.ID, g.branchAt(i)) {
-				return true
+				return CodeRevoked
 			}
 		}
-		return false
+		return ""
+	case Forgotten:
+		return CodeStaleRevocations
 	}
-	return true
+	return CodeRevoked
 }
 
 // revokedSince asks again for the keys and devices that were alive before.

@@ -170,6 +170,25 @@ func TestStaleRevocations(t *testing.T) {
 	wantCode(t, err, capability.CodeActionDenied)
 }
 
+// A clock that was ahead for a while, and had a revocation dropped for a token
+// that seemed to have ended, does not bring that token back to life.
+func TestClockAheadForAWhile(t *testing.T) {
+	f := newFeed()
+	v := verifier(t, capability.WithRevocations(f, time.Second))
+	tok := mint(t, "ok")
+	id := testIdentifier()
+	f.RevokeToken(id.ID, id.NotAfter.UnixMilli())
+	_, err := verify(t, v, tok)
+	wantCode(t, err, capability.CodeRevoked)
+	f.Expire(now.Add(24 * time.Hour).UnixMilli())
+	_, err = verify(t, v, tok)
+	wantCode(t, err, capability.CodeStaleRevocations)
+	longer := testIdentifier()
+	longer.NotAfter = longer.NotAfter.Add(time.Second)
+	_, err = verify(t, v, must[*capability.Token](t)(capability.Mint(testKey(), longer, "ok")))
+	wantCode(t, err, "")
+}
+
 // counter is a Budgets that remembers what it was asked.
 type counter struct {
 	calls   int

@@ -37,6 +37,10 @@ type state struct {
 	tokens, branches, keys, names atomic.Pointer[table]
 	epochs                        atomic.Pointer[[]epoch]
 	whole                         int // entries of tokens that revoke the token; the writer's
+
+	// forgotten is the latest expiry of a revocation that was dropped, Unix ms;
+	// 0 if none was. Of a token that ends later nothing has been.
+	forgotten atomic.Int64
 }
 
 type epoch struct {
@@ -187,7 +191,9 @@ func (s *Set) put(p *atomic.Pointer[table], width int, k key, expires int64, fla
 	return 0
 }
 
-// Token looks up the token, its subject, audience and epoch.
+// Token looks up the token, its subject, audience and epoch. A token that ends no
+// later than a revocation that Expire has dropped is Forgotten: it may be the
+// one, should the clock that Expire was told have been ahead.
 func (s *Set) Token(id *capability.Identity) capability.RevocationState {
 	st := s.state.Load()
 	if epochs := st.epochs.Load(); epochs != nil {
@@ -205,15 +211,18 @@ func (s *Set) Token(id *capability.Identity) capability.RevocationState {
 			}
 		}
 	}
+	found := capability.Live
 	tokens := st.tokens.Load()
-	e := tokens.find(tokenKey(id.ID))
-	switch {
-	case e < 0:
-		return capability.Live
-	case tokens.entries[e+wordMeta].Load()&flagWhole != 0:
-		return capability.Revoked
+	if e := tokens.find(tokenKey(id.ID)); e >= 0 {
+		if tokens.entries[e+wordMeta].Load()&flagWhole != 0 {
+			return capability.Revoked
+		}
+		found = capability.BranchesRevoked
 	}
-	return capability.BranchesRevoked
+	if id.NotAfter <= st.forgotten.Load() && id.NotAfter != 0 {
+		return capability.Forgotten
+	}
+	return found
 }
 
 // Branch looks up one branch of a token.
@@ -235,29 +244,52 @@ func (s *Set) Device(d capability.DeviceID) bool {
 
 // Expire drops the revocations whose expiry, in Unix milliseconds, is at or before
 // t, and returns how many. Until it is called they stay: nothing here reads a
-// clock. It copies what remains, while look-ups go on.
+// clock. It copies what remains, while look-ups go on. Should t be of a clock that
+// is put back later, the tokens that they named are not accepted for it: see Token.
 func (s *Set) Expire(t int64) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.state.Load()
 	before := st.len()
-	keep := func(meta uint64) bool { return int64(meta>>metaBits) > t }
-	for _, p := range []*atomic.Pointer[table]{&st.tokens, &st.branches, &st.keys, &st.names} {
+	forgotten := st.forgotten.Load()
+	keep := func(meta uint64) bool {
+		expires := int64(meta >> metaBits)
+		if expires <= t {
+			forgotten = max(forgotten, expires)
+		}
+		return expires > t
+	}
+	var next [4]*table
+	tables := [...]*atomic.Pointer[table]{&st.tokens, &st.branches, &st.keys, &st.names}
+	for i, p := range tables {
 		if old := p.Load(); old != nil {
-			if next := old.rebuilt(0, keep); next.n < old.n {
-				p.Store(next)
+			next[i] = old.rebuilt(0, keep)
+		}
+	}
+	var epochs []epoch
+	if p := st.epochs.Load(); p != nil {
+		for _, e := range *p {
+			if e.expires > t {
+				epochs = append(epochs, e)
+			} else {
+				forgotten = max(forgotten, e.expires)
 			}
 		}
+	}
+	st.forgotten.Store(forgotten) // before anything is gone
+	for i, p := range tables {
+		if old := p.Load(); old != nil && next[i].n < old.n {
+			p.Store(next[i])
+		}
+	}
+	if st.epochs.Load() != nil {
+		st.epochs.Store(&epochs)
 	}
 	st.whole = 0
 	if tokens := st.tokens.Load(); tokens != nil {
 		for e := 0; e < tokens.n*tokens.width; e += tokens.width {
 			st.whole += int(tokens.entries[e+wordMeta].Load() & flagWhole)
 		}
-	}
-	if p := st.epochs.Load(); p != nil {
-		list := slices.DeleteFunc(slices.Clone(*p), func(e epoch) bool { return e.expires <= t })
-		st.epochs.Store(&list)
 	}
 	return before - st.len()
 }
@@ -313,6 +345,7 @@ func (s *Set) Clone() *Set {
 	}
 	to.epochs.Store(from.epochs.Load()) // replaced, never changed
 	to.whole = from.whole
+	to.forgotten.Store(from.forgotten.Load())
 	return c
 }
 

@@ -306,3 +306,46 @@ func BenchmarkLookupMiss(b *testing.B) {
 		}
 	})
 }
+
+// TestForgotten: what a clock that was ahead had the set drop is not taken for
+// never having been; what ends later than all that was dropped is as it was.
+func TestForgotten(t *testing.T) {
+	s := New()
+	ends := func(n uint64, ms int64) *capability.Identity {
+		id := identity(n, "agent", "corp", 1)
+		id.NotAfter = ms
+		return id
+	}
+	s.RevokeToken(tokenID(1), 100)
+	s.RevokeBranch(tokenID(2), branchID(2), 200)
+	s.RevokeSubject("other", 0, 150)
+	s.RevokeEpoch(9, 300)
+	if s.Expire(50); s.Token(ends(3, 40)) != capability.Live {
+		t.Error("nothing was dropped, and a token is forgotten")
+	}
+	s.Expire(160)
+	for _, set := range []*Set{s, s.Clone()} {
+		for _, c := range []struct {
+			id   *capability.Identity
+			want capability.RevocationState
+		}{
+			{ends(1, 100), capability.Forgotten}, {ends(7, 150), capability.Forgotten},
+			{ends(7, 151), capability.Live}, {ends(2, 200), capability.BranchesRevoked},
+		} {
+			if got := set.Token(c.id); got != c.want {
+				t.Errorf("token %s that ends at %d: %d, want %d", c.id.ID, c.id.NotAfter, got, c.want)
+			}
+		}
+	}
+	if s.Expire(1000); s.Token(ends(2, 200)) != capability.Forgotten || s.Token(ends(7, 300)) != capability.Forgotten || s.Token(ends(7, 301)) != capability.Live {
+		t.Error("after all was dropped")
+	}
+	s.RevokeToken(tokenID(7), 400)
+	if s.Token(ends(7, 250)) != capability.Revoked {
+		t.Error("a token that is known to be revoked is only forgotten")
+	}
+	s.Swap(s.Fresh())
+	if s.Token(ends(1, 100)) != capability.Live {
+		t.Error("a new set does not begin anew")
+	}
+}
