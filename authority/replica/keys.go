@@ -82,6 +82,18 @@ func (r *Replica) runKeys() {
 	}
 }
 
+// sameIncarnation refuses an answer of another incarnation than the feed's: what
+// was revoked in that one is not what this replica looks up.
+func (r *Replica) sameIncarnation(asOf api.Cursor) error {
+	switch d := r.data.Load(); {
+	case asOf.Incarnation < d.incarnation:
+		return fmt.Errorf("%w: incarnation %d", ErrBehind, asOf.Incarnation)
+	case asOf.Incarnation > d.incarnation:
+		return fmt.Errorf("incarnation %d, and the feed is of %d", asOf.Incarnation, d.incarnation)
+	}
+	return nil
+}
+
 func (r *Replica) fetchKeys() error {
 	ctx, cancel := context.WithTimeout(r.ctx, keysTimeout)
 	defer cancel()
@@ -89,14 +101,23 @@ func (r *Replica) fetchKeys() error {
 	if err != nil {
 		return err
 	}
+	return r.takeKeys(set)
+}
+
+// takeKeys puts a key set in force, unless it is of another incarnation than the
+// feed. The first set may come ahead of the feed's snapshot, which drops it
+// again where the two do not agree.
+func (r *Replica) takeKeys(set *api.KeySet) error {
 	ring, err := r.ring(set)
 	if err != nil {
 		return err
 	}
 	r.feed.mu.Lock()
 	defer r.feed.mu.Unlock()
-	if set.AsOf.Incarnation < r.feed.cursor.Incarnation {
-		return fmt.Errorf("%w: keys of incarnation %d", ErrBehind, set.AsOf.Incarnation)
+	if r.data.Load().incarnation != 0 {
+		if err := r.sameIncarnation(set.AsOf); err != nil {
+			return fmt.Errorf("keys: %w", err)
+		}
 	}
 	r.keys.Store(ring)
 	r.feed.err = nil

@@ -52,8 +52,8 @@ func (r *Replica) Authenticate(ctx context.Context, set []byte, branches []capab
 	if err != nil {
 		return branches, decisive(err)
 	}
-	if less(answer.AsOf, api.Cursor{Incarnation: r.feed.at().Incarnation}) {
-		return branches, fmt.Errorf("%w: %w", ErrBehind, capability.CodeUnavailable)
+	if err := r.sameIncarnation(answer.AsOf); err != nil {
+		return branches, fmt.Errorf("%w: %w", err, capability.CodeUnavailable)
 	}
 	return append(branches, answer.Branches...), nil
 }

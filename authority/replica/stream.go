@@ -373,7 +373,9 @@ func (s *stream) swap(at api.Cursor) {
 	r.keysChanged() // a snapshot skips events, those of keys too
 	if r.data.Load().incarnation != at.Incarnation {
 		// Keys of another incarnation verify nothing that this one has issued,
-		// and what it has revoked is not known for them.
+		// and what it has revoked is not known for them. Nor does an answer of
+		// that one say how fresh this set is.
+		r.fresh.Store(never)
 		if r.keys.Load().incarnation != at.Incarnation {
 			r.keys.Store(&keyring{})
 		}

@@ -287,6 +287,51 @@ func TestSnapshotIsSwappedInWhole(t *testing.T) {
 	}
 }
 
+// TestNothingOfAnotherIncarnation: an answer of the incarnation before does not
+// say how fresh the new set is, and keys go by the incarnation of the feed.
+func TestNothingOfAnotherIncarnation(t *testing.T) {
+	o := newOffline(t)
+	keys := func(incarnation uint64) *api.KeySet {
+		secret := make([]byte, 32)
+		secret[0] = byte(incarnation)
+		return &api.KeySet{AsOf: at(incarnation, 1), Keys: []api.Key{{Audience: "corp", Epoch: uint32(incarnation), Secret: secret}}}
+	}
+	has := func(epoch uint32) bool { return o.Key([]byte("corp"), epoch, 0) != nil }
+	if err := o.takeKeys(keys(1)); err != nil || !has(1) {
+		t.Fatalf("the first keys, ahead of the snapshot: %v", err)
+	}
+	a := o.stream(0, 1)
+	o.must(a, snapshot(at(1, 10))...)
+	o.must(a, o.ping(a, at(1, 10)))
+	if !o.Within(o.Mark(), 0) || !has(1) {
+		t.Fatal("not fresh, or without keys")
+	}
+	if err := o.takeKeys(keys(2)); err == nil || !has(1) || has(2) {
+		t.Errorf("keys of an incarnation whose revocations are not known are in force: %v", err)
+	}
+	if err := o.sameIncarnation(at(2, 5)); err == nil {
+		t.Error("an answer of an incarnation whose revocations are not known is believed")
+	}
+	b := o.stream(1, 2)
+	late := o.ping(a, at(1, 11))
+	o.must(b, snapshot(at(2, 3))...)
+	if o.Within(o.Mark(), 0) {
+		t.Error("the new set is as fresh as the old one was")
+	}
+	if err := a.apply(&late); !errors.Is(err, ErrBehind) || o.Within(o.Mark(), 0) {
+		t.Errorf("an answer of the old incarnation makes the new set fresh: %v", err)
+	}
+	if err := o.takeKeys(keys(1)); !errors.Is(err, ErrBehind) || has(1) {
+		t.Errorf("keys of the incarnation before: %v", err)
+	}
+	if err := o.takeKeys(keys(2)); err != nil || !has(2) {
+		t.Errorf("keys of the new one: %v", err)
+	}
+	if o.must(b, o.ping(b, at(2, 3))); !o.Within(o.Mark(), 0) {
+		t.Error("not fresh after an answer of the new one")
+	}
+}
+
 // TestEveryKindOfRevocation reaches the look-up that it is for.
 func TestEveryKindOfRevocation(t *testing.T) {
 	o := newOffline(t)
