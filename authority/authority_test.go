@@ -162,7 +162,11 @@ func TestNoSecretOnDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if secrets["CA key"], err = a.certs.key.Bytes(); err != nil {
+	ca, err := a.keys.issuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if secrets["CA key"], err = ca.key.Bytes(); err != nil {
 		t.Fatal(err)
 	}
 	closeNode(t, a)

@@ -420,10 +420,15 @@ func (a *Authority) JoinCluster(ctx context.Context, c Call, req *api.ClusterJoi
 	}); err != nil {
 		return nil, err
 	}
-	answer := &api.ClusterJoinResponse{Cluster: a.peers.cluster, CA: a.certs.ca.Raw}
-	if answer.Certificate, err = signNode(a.certs.ca, a.certs.key, req.Node, nil, ed25519.PublicKey(req.PublicKey), a.cfg.Clock()); err != nil {
+	ca, err := a.keys.issuer()
+	if err != nil {
 		return nil, serviceError(err)
 	}
+	chain, err := ca.sign(req.Node, nil, ed25519.PublicKey(req.PublicKey), a.cfg.Clock())
+	if err != nil {
+		return nil, serviceError(err)
+	}
+	answer := &api.ClusterJoinResponse{Cluster: a.peers.cluster, Certificate: chain[0], CA: chain[1]}
 	answer.Peers = a.clusterPeers(req.Node)
 	a.wakeReconcile()
 	return answer, nil

@@ -1,6 +1,8 @@
 package authority
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -24,13 +26,20 @@ type keyring struct {
 	mu      sync.Mutex
 	cluster *seal.ClusterKey            // guarded by mu, but for its own methods
 	under   uint32                      // its number; guarded by mu
-	opened  map[openedName]*seal.Secret // masters and admin secrets; guarded by mu
+	opened  map[openedName]openedSecret // guarded by mu
 	derived map[derivedName]*capability.RootKey
+	ca      *issuer // as it was last opened; guarded by mu
 }
 
 type openedName struct {
 	purpose string
 	epoch   uint32
+}
+
+// openedSecret is a secret, for as long as it is sealed in the state as it was.
+type openedSecret struct {
+	sealed []byte
+	secret *seal.Secret
 }
 
 type derivedName struct {
@@ -44,7 +53,7 @@ const maxDerived = 4096
 func newKeyring(machine *state.Machine, cluster *seal.ClusterKey, under uint32, clock func() time.Time) *keyring {
 	return &keyring{
 		machine: machine, cluster: cluster, under: under, clock: clock,
-		opened: make(map[openedName]*seal.Secret), derived: make(map[derivedName]*capability.RootKey),
+		opened: make(map[openedName]openedSecret), derived: make(map[derivedName]*capability.RootKey),
 	}
 }
 
@@ -63,17 +72,26 @@ func sealedKey(m *state.Machine, purpose string, epoch uint32) *state.SealedKey 
 	return nil
 }
 
+// newestKey returns the key of a purpose with the highest epoch, or nil.
+func newestKey(m *state.Machine, purpose string) (newest *state.SealedKey) {
+	for _, k := range m.SealedKeys(purpose) {
+		newest = &k // they come by epoch
+	}
+	return newest
+}
+
 // secret opens the sealed secret of a purpose and epoch.
 func (r *keyring) secret(purpose string, epoch uint32) (*seal.Secret, error) {
 	name := openedName{purpose, epoch}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if s := r.opened[name]; s != nil {
-		return s, nil
-	}
 	k := sealedKey(r.machine, purpose, epoch)
 	if k == nil {
+		delete(r.opened, name)
 		return nil, &Error{Code: capability.CodeUnknownKey, Detail: "no such key"}
+	}
+	if o, ok := r.opened[name]; ok && bytes.Equal(o.sealed, k.Sealed) {
+		return o.secret, nil
 	}
 	if err := r.follow(k.Under); err != nil {
 		return nil, err
@@ -82,8 +100,34 @@ func (r *keyring) secret(purpose string, epoch uint32) (*seal.Secret, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the %s key of epoch %d: %w", purpose, epoch, err)
 	}
-	r.opened[name] = s
+	r.opened[name] = openedSecret{k.Sealed, s}
 	return s, nil
+}
+
+// issuer opens the cluster's CA.
+func (r *keyring) issuer() (*issuer, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := sealedKey(r.machine, state.PurposeCA, 1)
+	if k == nil {
+		return nil, errors.New("authority: the cluster has no CA")
+	}
+	if r.ca != nil && bytes.Equal(r.ca.public, k.Public) {
+		return r.ca, nil
+	}
+	if err := r.follow(k.Under); err != nil {
+		return nil, err
+	}
+	private, err := r.cluster.Open(label(r.machine.Cluster().ID, k), k.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("opening the CA's key: %w", err)
+	}
+	defer clear(private)
+	ca, err := newIssuer(k.Public, private)
+	if err == nil {
+		r.ca = ca
+	}
+	return ca, err
 }
 
 // follow has the cluster key of this number at hand. mu is held.
@@ -215,7 +259,7 @@ func (r *keyring) mints(audience string, stamp int64) (epoch, generation uint32,
 		}
 	}
 	if audience == api.AdminAudience {
-		for _, k := range r.machine.SealedKeys(state.PurposeAdmin) {
+		if k := newestKey(r.machine, state.PurposeAdmin); k != nil {
 			epoch = k.Epoch
 		}
 	} else {

@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -320,7 +321,7 @@ func (a *Authority) form(ctx context.Context, identity *seal.Identity) (*state.T
 	if _, err := io.ReadFull(a.cfg.Rand, m.random[:]); err != nil {
 		return nil, err
 	}
-	record, err := mintRoot(m, capability.NewRootKey(seal.AudienceKey(admin, state.AdminEpoch, 0, m.record.Audience)), stamp)
+	record, err := mintRoot(m, capability.NewRootKey(seal.AudienceKey(admin, state.AdminEpoch, 0, m.record.Audience)), state.AdminEpoch, stamp)
 	if err != nil {
 		return nil, err
 	}
@@ -412,46 +413,63 @@ func (a *Authority) sealKeys(init *state.Init, cluster *seal.ClusterKey) (admin 
 	}
 	for _, k := range []state.SealedKey{
 		{Purpose: state.PurposeMaster, Epoch: 1}, {Purpose: state.PurposeAdmin, Epoch: state.AdminEpoch}, {Purpose: state.PurposeAudit, Epoch: 1},
-		{Purpose: state.PurposeDischarger, Epoch: 1},
+		{Purpose: state.PurposeDischarger, Epoch: 1}, {Purpose: state.PurposeCA, Epoch: 1},
 	} {
-		secret := make([]byte, seal.KeySize)
-		if _, err := io.ReadFull(a.cfg.Rand, secret); err != nil {
+		secret, err := drawKey(a.cfg, init.Cluster, init.Origin, &k)
+		if err != nil {
 			return nil, err
 		}
-		switch k.Purpose {
-		case state.PurposeAdmin:
+		if k.Purpose == state.PurposeAdmin {
 			if admin, err = seal.SecretFromBytes(secret); err != nil {
 				return nil, err
 			}
-		case state.PurposeAudit:
-			signer, err := audit.NewSigner(init.Origin, secret)
-			if err != nil {
-				return nil, err
-			}
-			k.Public = []byte(signer.VerifierKey())
-		case state.PurposeDischarger:
-			discharger, err := capability.NewDischargerKey([32]byte(secret))
-			if err != nil {
-				return nil, err
-			}
-			public := discharger.Public()
-			k.Public = public[:]
 		}
 		if err := add(k, secret); err != nil {
 			return nil, err
 		}
 	}
-	der, private, err := newCA(init.Cluster, a.cfg.Clock())
-	if err != nil {
+	return admin, nil
+}
+
+// drawKey draws the secret of a key's purpose, and fills in its public half where
+// there is one. Of a CA that is replaced, k has the public half already.
+func drawKey(cfg Config, cluster, origin string, k *state.SealedKey) (secret []byte, err error) {
+	if k.Purpose == state.PurposeCA {
+		var before *x509.Certificate
+		if chain, err := x509.ParseCertificates(k.Public); err != nil {
+			return nil, fmt.Errorf("the cluster's CA certificate: %w", err)
+		} else if len(chain) > 0 {
+			before = chain[0]
+		}
+		k.Public, secret, err = newCA(cluster, before, cfg.Clock())
+		return secret, err
+	}
+	secret = make([]byte, seal.KeySize)
+	if _, err := io.ReadFull(cfg.Rand, secret); err != nil {
 		return nil, err
 	}
-	return admin, add(state.SealedKey{Purpose: state.PurposeCA, Epoch: 1, Public: der}, private)
+	switch k.Purpose {
+	case state.PurposeAudit:
+		signer, err := audit.NewSigner(origin, secret)
+		if err != nil {
+			return nil, err
+		}
+		k.Public = []byte(signer.VerifierKey())
+	case state.PurposeDischarger:
+		discharger, err := capability.NewDischargerKey([32]byte(secret))
+		if err != nil {
+			return nil, err
+		}
+		public := discharger.Public()
+		k.Public = public[:]
+	}
+	return secret, nil
 }
 
 // mintRoot mints the first root token, before there is a state to ask for keys.
-func mintRoot(m *minting, key *capability.RootKey, stamp int64) (*state.TokenRecord, error) {
+func mintRoot(m *minting, key *capability.RootKey, epoch uint32, stamp int64) (*state.TokenRecord, error) {
 	r := m.record
-	r.ID, r.Epoch, r.NotAfter = capability.NewTokenID(stamp, m.random), state.AdminEpoch, stamp+m.ttl.Milliseconds()
+	r.ID, r.Epoch, r.NotAfter = capability.NewTokenID(stamp, m.random), epoch, stamp+m.ttl.Milliseconds()
 	t, err := capability.Mint(key, capability.Identifier{
 		Epoch: r.Epoch, ID: r.ID, NotAfter: time.UnixMilli(r.NotAfter), Audience: r.Audience, Subject: r.Subject,
 	})
@@ -476,19 +494,7 @@ func (a *Authority) unseal(identity *seal.Identity) error {
 	}
 	a.keys = newKeyring(a.machine, key, wrapped.Under, a.cfg.Clock)
 	a.keys.reopen = a.reopenClusterKey
-	ca := sealedKey(a.machine, state.PurposeCA, 1)
-	if ca == nil {
-		return errors.New("authority: the cluster has no CA")
-	}
-	private, err := key.Open(label(cluster.ID, ca), ca.Sealed)
-	if err != nil {
-		return fmt.Errorf("opening the CA's key: %w", err)
-	}
-	defer clear(private)
-	a.certs, err = newCertificates(ca.Public, private, a.cfg.NodeID, a.cfg.Hosts, a.cfg.Clock)
-	if err != nil {
-		return err
-	}
+	a.certs = &certificates{issuer: a.keys.issuer, node: a.cfg.NodeID, hosts: a.cfg.Hosts, clock: a.cfg.Clock}
 	_, err = a.certs.get(nil)
 	return err
 }

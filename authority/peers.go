@@ -79,6 +79,7 @@ type peers struct {
 
 	mu    sync.Mutex
 	cert  *tls.Certificate // guarded by mu
+	by    *issuer          // of cert; nil: another's, or its own; guarded by mu
 	renew time.Time        // guarded by mu
 	ca    *certificates    // guarded by mu; nil until the CA's key is open
 	file  *nodeFile        // as it was last written; guarded by mu
@@ -216,7 +217,7 @@ func (p *peers) remember(list []api.ClusterPeer) error {
 	file := *p.file
 	file.Peers = list
 	if p.ca != nil && p.cert != nil {
-		file.Certificate, file.CA = p.cert.Certificate[0], p.ca.ca.Raw
+		file.Certificate, file.CA = p.cert.Certificate[0], p.cert.Certificate[1]
 	}
 	if err := file.write(p.dir); err != nil {
 		return err
@@ -300,21 +301,28 @@ func (p *peers) certificate() (*tls.Certificate, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.clock()
-	if p.cert != nil && (p.ca == nil || now.Before(p.renew)) {
+	var ca *issuer
+	if p.ca != nil {
+		var err error
+		if ca, err = p.ca.issuer(); err != nil {
+			p.warn("opening the CA failed", "error", err)
+		}
+	}
+	if p.cert != nil && (ca == nil || ca == p.by && now.Before(p.renew)) {
 		return p.cert, nil
 	}
-	if p.ca == nil {
+	if ca == nil {
 		der, err := signNode(nil, p.key, p.node, nil, p.key.Public(), now)
 		if err != nil {
 			return nil, err
 		}
 		return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: p.key}, nil
 	}
-	der, err := signNode(p.ca.ca, p.ca.key, p.node, nil, p.key.Public(), now)
+	chain, err := ca.sign(p.node, nil, p.key.Public(), now)
 	if err != nil {
 		return nil, err
 	}
-	p.cert, p.renew = &tls.Certificate{Certificate: [][]byte{der, p.ca.ca.Raw}, PrivateKey: p.key}, now.Add(nodeLife*2/3)
+	p.cert, p.by, p.renew = &tls.Certificate{Certificate: chain, PrivateKey: p.key}, ca, now.Add(nodeLife*2/3)
 	return p.cert, nil
 }
 

@@ -3,7 +3,6 @@ package authority
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -288,8 +287,7 @@ func (r *Rebirth) revive(ctx context.Context, identity *seal.Identity, reason, a
 	}
 	defer key.Destroy()
 	b, before := &state.Revive{Reason: reason, Keep: r.KeepEpochs}, o.machine.Cluster()
-	// Two restores of one backup must not be taken for one incarnation.
-	b.Incarnation = max(before.Incarnation+1, uint64(max(r.Config.Clock().Unix(), 0)))
+	b.Incarnation = nextIncarnation(before.Incarnation, r.Config.Clock())
 	if b.Origin, err = audit.Origin(before.ID, b.Incarnation); err != nil {
 		return nil, err
 	}
@@ -322,7 +320,7 @@ func (r *Rebirth) revive(ctx context.Context, identity *seal.Identity, reason, a
 	}
 	for _, k := range b.Keys {
 		if k.Purpose == state.PurposeCA {
-			out.CAFingerprint = sha256.Sum256(k.Public)
+			out.CAFingerprint = caFingerprint(k.Public)
 		}
 	}
 	if b.Member != nil {
@@ -336,6 +334,12 @@ func (r *Rebirth) revive(ctx context.Context, identity *seal.Identity, reason, a
 		return nil, err
 	}
 	return out, os.Remove(filepath.Join(r.Config.Dir, unfinishedName))
+}
+
+// nextIncarnation numbers an incarnation by the time in seconds: two restores of
+// one backup must not be taken for one.
+func nextIncarnation(before uint64, now time.Time) uint64 {
+	return max(before+1, uint64(max(now.Unix(), 0)))
 }
 
 // newKeys fills in the keys of a new incarnation under a new cluster key: a new
@@ -387,24 +391,17 @@ func (r *Rebirth) newKeys(m *state.Machine, old *seal.ClusterKey, identity *seal
 		}
 	}
 	for _, k := range []state.SealedKey{
-		{Purpose: state.PurposeMaster, Epoch: next}, {Purpose: state.PurposeAdmin, Epoch: state.AdminEpoch}, {Purpose: state.PurposeDischarger, Epoch: 1},
+		{Purpose: state.PurposeMaster, Epoch: next}, {Purpose: state.PurposeAdmin, Epoch: newestKey(m, state.PurposeAdmin).Epoch},
+		{Purpose: state.PurposeDischarger, Epoch: 1},
 	} {
-		secret := make([]byte, seal.KeySize)
-		if _, err := io.ReadFull(rand, secret); err != nil {
+		secret, err := drawKey(r.Config, cluster.ID, b.Origin, &k)
+		if err != nil {
 			return nil, err
 		}
-		switch k.Purpose {
-		case state.PurposeAdmin:
+		if k.Purpose == state.PurposeAdmin {
 			if admin, err = seal.SecretFromBytes(secret); err != nil {
 				return nil, err
 			}
-		case state.PurposeDischarger:
-			discharger, err := capability.NewDischargerKey([32]byte(secret))
-			if err != nil {
-				return nil, err
-			}
-			public := discharger.Public()
-			k.Public = public[:]
 		}
 		if err := add(k, secret); err != nil {
 			return nil, err
@@ -569,8 +566,9 @@ func (o *alone) reviveAs(ctx context.Context, cfg Config, b *state.Revive, admin
 	if _, err := io.ReadFull(cfg.Rand, m.random[:]); err != nil {
 		return "", err
 	}
-	key := capability.NewRootKey(seal.AudienceKey(admin, state.AdminEpoch, 0, m.record.Audience))
-	record, err := mintRoot(m, key, stamp+1)
+	epoch := newestKey(o.machine, state.PurposeAdmin).Epoch
+	key := capability.NewRootKey(seal.AudienceKey(admin, epoch, 0, m.record.Audience))
+	record, err := mintRoot(m, key, epoch, stamp+1)
 	if err != nil {
 		return "", err
 	}

@@ -65,7 +65,7 @@ func (a *Authority) joinSecret(c Call, name string) (string, error) {
 			return "", err
 		}
 	} else {
-		admin, err := a.keys.secret(state.PurposeAdmin, state.AdminEpoch)
+		admin, err := a.keys.secret(state.PurposeAdmin, newestKey(a.machine, state.PurposeAdmin).Epoch)
 		if err != nil {
 			return "", serviceError(err)
 		}

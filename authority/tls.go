@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,10 +9,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"math/big"
 	"sync"
 	"time"
+
+	"github.com/writ-dev/writ/authority/state"
 )
 
 const (
@@ -20,22 +24,17 @@ const (
 	backdate = 10 * time.Minute // for clocks that are behind
 )
 
-// newCA makes the cluster's CA: the DER of its certificate, and its private
-// key (P-256, so that browsers take it too) as 32 bytes for sealing.
-func newCA(cluster string, now time.Time) (der, private []byte, err error) {
+// newCA makes a CA for the cluster: the DER of its certificate, and its private
+// key (P-256, so that browsers take it too) as 32 bytes for sealing. before is the
+// CA whose place it takes; nil: it is the first.
+func newCA(cluster string, before *x509.Certificate, now time.Time) (der, private []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "Writ cluster " + cluster},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(caLife),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		MaxPathLenZero:        true,
-		KeyUsage:              x509.KeyUsageCertSign,
+	template := caTemplate(cluster, 1, now)
+	if before != nil {
+		template = caTemplate(cluster, before.SerialNumber.Int64()+1, now)
 	}
 	if der, err = x509.CreateCertificate(rand.Reader, template, template, key.Public(), key); err != nil {
 		return nil, nil, err
@@ -44,57 +43,98 @@ func newCA(cluster string, now time.Time) (der, private []byte, err error) {
 	return der, private, err
 }
 
-// certificates makes this node's TLS certificates. Their keys are never on
-// disk: each start, and each renewal, draws a new one.
-type certificates struct {
-	ca    *x509.Certificate
-	key   *ecdsa.PrivateKey
-	node  string
-	hosts []string
-	clock func() time.Time
-
-	mu      sync.Mutex
-	current *tls.Certificate // guarded by mu
-	renew   time.Time        // guarded by mu
+// caTemplate is the certificate of the cluster's CA with this number. Beneath it
+// there may be one other: the CA that takes its place.
+func caTemplate(cluster string, number int64, now time.Time) *x509.Certificate {
+	name := "Writ cluster " + cluster
+	if number > 1 {
+		name = fmt.Sprintf("%s, CA %d", name, number)
+	}
+	return &x509.Certificate{
+		SerialNumber:          big.NewInt(number),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(caLife),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		MaxPathLen:            1,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
 }
 
-func newCertificates(der, private []byte, node string, hosts []string, clock func() time.Time) (*certificates, error) {
-	ca, err := x509.ParseCertificate(der)
-	if err != nil {
+// issuer is a CA of the cluster, open: it signs nodes.
+type issuer struct {
+	public []byte              // as the state has it
+	chain  []*x509.Certificate // the CA's certificate; then, while older pins are good, what leads to these
+	key    *ecdsa.PrivateKey
+}
+
+func newIssuer(public, private []byte) (*issuer, error) {
+	chain, err := x509.ParseCertificates(public)
+	if err != nil || len(chain) == 0 {
 		return nil, fmt.Errorf("the cluster's CA certificate: %w", err)
 	}
 	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), private)
 	if err != nil {
 		return nil, fmt.Errorf("the cluster's CA key: %w", err)
 	}
-	if !key.PublicKey.Equal(ca.PublicKey) {
-		return nil, fmt.Errorf("the cluster's CA key is not its certificate's")
+	if !key.PublicKey.Equal(chain[0].PublicKey) {
+		return nil, errors.New("the cluster's CA key is not its certificate's")
 	}
-	return &certificates{ca: ca, key: key, node: node, hosts: hosts, clock: clock}, nil
+	return &issuer{public: public, chain: chain, key: key}, nil
 }
 
-func (c *certificates) fingerprint() [32]byte { return sha256.Sum256(c.ca.Raw) }
+// sign signs a node's certificate, in front of the CA's and of those by which
+// clients know that.
+func (i *issuer) sign(node string, hosts []string, key crypto.PublicKey, now time.Time) ([][]byte, error) {
+	der, err := signNode(i.chain[0], i.key, node, hosts, key, now)
+	if err != nil {
+		return nil, err
+	}
+	certificates := [][]byte{der}
+	for _, c := range i.chain {
+		certificates = append(certificates, c.Raw)
+	}
+	return certificates, nil
+}
 
-// get returns the certificate in use, renewed after two thirds of its life.
+// certificates makes this node's TLS certificates. Their keys are never on
+// disk: each start, and each renewal, draws a new one.
+type certificates struct {
+	issuer func() (*issuer, error) // the CA that there is now
+	node   string
+	hosts  []string
+	clock  func() time.Time
+
+	mu      sync.Mutex
+	current *tls.Certificate // guarded by mu
+	by      *issuer          // of current; guarded by mu
+	renew   time.Time        // guarded by mu
+}
+
+// get returns the certificate in use, renewed after two thirds of its life, and
+// when the cluster has another CA.
 func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clock()
-	if c.current != nil && now.Before(c.renew) {
-		return c.current, nil
+	ca, err := c.issuer()
+	if c.current != nil && (err != nil || ca == c.by && now.Before(c.renew)) {
+		return c.current, nil // better an older one than none, while the seal cannot be opened
+	}
+	if err != nil {
+		return nil, err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	hosts := append([]string{"localhost", c.node, "127.0.0.1", "::1"}, c.hosts...)
-	der, err := signNode(c.ca, c.key, c.node, hosts, key.Public(), now)
+	chain, err := ca.sign(c.node, hosts, key.Public(), now)
 	if err != nil {
 		return nil, err
 	}
-	// The CA's certificate goes along, for clients that pin its fingerprint.
-	c.current = &tls.Certificate{Certificate: [][]byte{der, c.ca.Raw}, PrivateKey: key}
-	c.renew = now.Add(nodeLife * 2 / 3)
+	c.current, c.by, c.renew = &tls.Certificate{Certificate: chain, PrivateKey: key}, ca, now.Add(nodeLife*2/3)
 	return c.current, nil
 }
 
@@ -109,4 +149,20 @@ func (a *Authority) TLSConfig() *tls.Config {
 }
 
 // CAFingerprint is the SHA-256 of the cluster CA's certificate (DER).
-func (a *Authority) CAFingerprint() [32]byte { return a.certs.fingerprint() }
+func (a *Authority) CAFingerprint() [32]byte {
+	k := sealedKey(a.machine, state.PurposeCA, 1)
+	if k == nil {
+		return [32]byte{}
+	}
+	return caFingerprint(k.Public)
+}
+
+// caFingerprint is the fingerprint of the CA whose certificate, and others behind
+// it, the state has.
+func caFingerprint(public []byte) [32]byte {
+	chain, err := x509.ParseCertificates(public)
+	if err != nil || len(chain) == 0 {
+		return [32]byte{}
+	}
+	return sha256.Sum256(chain[0].Raw)
+}
