@@ -27,6 +27,9 @@
 //	GET  /v1/keys/recipients         read     keys
 //	POST /v1/keys/recovery           seal     keys/recovery
 //	POST /v1/keys/cluster            seal     keys/cluster
+//	GET  /v1/keys/ca                 read     keys
+//	POST /v1/keys/ca                 seal     keys/ca
+//	POST /v1/keys/ca/retire          seal     keys/ca
 //	GET  /v1/cluster/snapshot        backup   cluster/snapshot (a sealed file)
 //	POST /v1/verify                  verify   audiences/AUD
 //	POST /v1/services                services services/NAME
@@ -60,6 +63,7 @@
 //	POST /v1/cluster/nodes/{node}/demote  cluster nodes/NODE
 //	POST /v1/cluster/nodes/{node}/lead    cluster nodes/NODE
 //	DELETE /v1/cluster/nodes/{node}  cluster  nodes/NODE
+//	POST /v1/cluster/nodes/{node}/expel seal  nodes/NODE
 //	POST /oauth/token                derive   audiences/AUD/tokens (RFC 8693, a face of derive)
 //	POST /oauth/introspect           verify   audiences/AUD (RFC 7662, for one call)
 //	POST /oauth/revoke               (the token in the form is the authorization; RFC 7009)

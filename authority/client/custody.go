@@ -58,3 +58,24 @@ func (c *Client) SetRecovery(ctx context.Context, r api.RecoveryRequest) (*api.R
 func (c *Client) RotateClusterKey(ctx context.Context) (*api.RecipientList, error) {
 	return answer[api.RecipientList](ctx, c, change("/v1/keys/cluster", struct{}{}))
 }
+
+// CA tells by which fingerprint clients know the cluster.
+func (c *Client) CA(ctx context.Context) (*api.CAInfo, error) {
+	return answer[api.CAInfo](ctx, c, get("/v1/keys/ca", nil))
+}
+
+// RotateCA gives the cluster another CA.
+func (c *Client) RotateCA(ctx context.Context, r api.CARequest) (*api.CAInfo, error) {
+	return answer[api.CAInfo](ctx, c, change("/v1/keys/ca", r))
+}
+
+// RetireCA ends the CA before the present one.
+func (c *Client) RetireCA(ctx context.Context) (*api.CAInfo, error) {
+	return answer[api.CAInfo](ctx, c, change("/v1/keys/ca/retire", struct{}{}))
+}
+
+// ExpelNode removes a compromised node, and ends every key, credential and token
+// of before. The client's credential has ended when it returns, and its pin.
+func (c *Client) ExpelNode(ctx context.Context, node string, r api.ExpelRequest) (*api.ExpelResponse, error) {
+	return answer[api.ExpelResponse](ctx, c, change(nodePath(node, "/expel"), r))
+}

@@ -22,6 +22,17 @@ func custodyRoutes() []*route {
 		{method: post, pattern: "/v1/keys/cluster", id: "rotateClusterKey", summary: "Seal every key anew under a new cluster key",
 			action: "seal", access: "keys/cluster", lane: laneRevocations,
 			endpoint: withBody("seal", func(*exchange, *struct{}) (resources, error) { return one("keys", "cluster") }, rotateClusterKey)},
+		{method: get, pattern: "/v1/keys/ca", id: "showCA", summary: "Show by which fingerprint clients know the cluster",
+			action: "read", access: "keys", endpoint: withoutBody("read", on("keys"), showCA)},
+		{method: post, pattern: "/v1/keys/ca", id: "rotateCA", summary: "Give the cluster another CA, for which the one before vouches",
+			action: "seal", access: "keys/ca", lane: laneRevocations,
+			endpoint: withBody("seal", func(*exchange, *api.CARequest) (resources, error) { return one("keys", "ca") }, rotateCA)},
+		{method: post, pattern: "/v1/keys/ca/retire", id: "retireCA", summary: "End the CA before: clients that pin it are refused",
+			action: "seal", access: "keys/ca", lane: laneRevocations,
+			endpoint: withBody("seal", func(*exchange, *struct{}) (resources, error) { return one("keys", "ca") }, retireCA)},
+		{method: post, pattern: "/v1/cluster/nodes/{node}/expel", id: "expelNode", summary: "Remove a compromised node; every key, credential and token of before ends",
+			action: "seal", access: "nodes/NODE", lane: laneRevocations, params: []param{{name: "node", doc: "the node's name", path: true, required: true}},
+			endpoint: withBody("seal", func(x *exchange, _ *api.ExpelRequest) (resources, error) { return nodeAccess(x) }, expelNode)},
 	}
 }
 
@@ -83,4 +94,18 @@ func rotateClusterKey(x *exchange, _ *struct{}) (*api.RecipientList, error) {
 		return nil, err
 	}
 	return x.s.a.Recipients(), nil
+}
+
+func showCA(x *exchange) (*api.CAInfo, error) { return x.s.a.CA() }
+
+func rotateCA(x *exchange, r *api.CARequest) (*api.CAInfo, error) {
+	return x.s.a.RotateCA(x.ctx(), x.call, r)
+}
+
+func retireCA(x *exchange, _ *struct{}) (*api.CAInfo, error) {
+	return x.s.a.RetireCA(x.ctx(), x.call)
+}
+
+func expelNode(x *exchange, r *api.ExpelRequest) (*api.ExpelResponse, error) {
+	return x.s.a.RemoveCompromised(x.ctx(), x.call, x.r.PathValue("node"), r)
 }
