@@ -164,7 +164,7 @@ type Clearance struct {
 
 	grant   *Grant
 	code    Code      // of the first misuse that must deny, or empty
-	later   [2]uint64 // caveats to check again at StageHolder, StageRate: a bit each
+	later   [3]uint64 // caveats to check again at StageHolder, StageRate, StageGiveBack: a bit each
 	path    BudgetPath
 	holders []HolderKey // asked about and alive: asked again after a wait
 	devices []DeviceID

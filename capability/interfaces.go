@@ -92,9 +92,11 @@ type Stage uint8
 // The stages of clearing, in order. Every caveat is checked at StageClear; one
 // for which the Checker asked (Clearance.Later) is checked again later, when
 // everything before has held, so that a call refused for another reason costs
-// nothing.
+// nothing. StageGiveBack is for the caveats alone that have held at StageRate, in a
+// call whose later ones, or whose budgets, have not; what it returns is ignored.
 const (
-	StageClear  Stage = iota // plain conditions; nothing is consumed
-	StageHolder              // proof of possession
-	StageRate                // rate tokens are taken
+	StageClear    Stage = iota // plain conditions; nothing is consumed
+	StageHolder                // proof of possession
+	StageRate                  // rate tokens are taken
+	StageGiveBack              // the call is refused after all: what StageRate took is given back
 )

@@ -342,7 +342,7 @@ func (v *Verifier) clear(cl *Clearance, dry bool) error {
 	if cl.path.N > 0 && v.budgets == nil && !dry {
 		return &Refusal{Code: CodeUnavailable, Detail: "a max-calls caveat, and nothing to count calls with"}
 	}
-	if err := v.checkLater(cl, StageHolder); err != nil {
+	if _, err := v.checkLater(cl, StageHolder); err != nil {
 		return err
 	}
 	waited := false
@@ -357,20 +357,11 @@ func (v *Verifier) clear(cl *Clearance, dry bool) error {
 		waited = true
 	}
 	if !dry && (cl.path.N > 0 || cl.later[StageRate-StageHolder] != 0) {
-		// What a stale verifier would refuse anyway must not cost a call.
-		if !v.fresh(mark) {
-			return CodeStaleRevocations
-		}
-		if err := v.checkLater(cl, StageRate); err != nil {
+		blocked, err := v.consume(cl, mark)
+		if err != nil {
 			return err
 		}
-		if cl.path.N > 0 {
-			blocked, err := v.spend(cl)
-			if err != nil {
-				return err
-			}
-			waited = waited || blocked
-		}
+		waited = waited || blocked
 	}
 	if waited && v.revocations != nil {
 		mark = v.revocations.Mark()
@@ -385,6 +376,24 @@ func (v *Verifier) clear(cl *Clearance, dry bool) error {
 		return CodeStaleRevocations
 	}
 	return nil
+}
+
+// consume takes a call from rates and budgets, all or nothing. A call that waited
+// for its budgets, and is refused for what has changed meanwhile, has spent them.
+func (v *Verifier) consume(cl *Clearance, mark int64) (blocked bool, err error) {
+	// What a stale verifier would refuse anyway must not cost a call.
+	if !v.fresh(mark) {
+		return false, CodeStaleRevocations
+	}
+	taken, err := v.checkLater(cl, StageRate)
+	if err == nil && cl.path.N > 0 {
+		blocked, err = v.spend(cl)
+	}
+	if err != nil && taken != 0 {
+		cl.later[StageGiveBack-StageHolder] = taken
+		_, _ = v.checkLater(cl, StageGiveBack)
+	}
+	return blocked, err
 }
 
 func (v *Verifier) fresh(mark int64) bool {
@@ -451,11 +460,12 @@ func (v *Verifier) checkAll(cl *Clearance) error {
 	return denied
 }
 
-// checkLater clears the caveats that asked for a later stage.
-func (v *Verifier) checkLater(cl *Clearance, s Stage) error {
+// checkLater clears the caveats that asked for a later stage, and returns those
+// that held: a bit each.
+func (v *Verifier) checkLater(cl *Clearance, s Stage) (held uint64, err error) {
 	todo := cl.later[s-StageHolder]
 	if todo == 0 {
-		return nil
+		return 0, nil
 	}
 	cl.stage = s
 	g := cl.grant
@@ -466,11 +476,12 @@ func (v *Verifier) checkLater(cl *Clearance, s Stage) error {
 				continue
 			}
 			if err := v.check(cl, m, i); err != nil {
-				return err
+				return held, err
 			}
+			held |= 1 << i
 		}
 	}
-	return nil
+	return held, nil
 }
 
 func (v *Verifier) check(cl *Clearance, m int, i uint8) error {

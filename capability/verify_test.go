@@ -339,13 +339,15 @@ func (l looker) Check(cl *capability.Clearance, c capability.Caveat) error {
 type stages struct{ seen []string }
 
 func (s *stages) Check(cl *capability.Clearance, c capability.Caveat) error {
-	stage := map[capability.Stage]string{capability.StageClear: "c", capability.StageHolder: "h", capability.StageRate: "r"}[cl.Stage()]
+	stage := map[capability.Stage]string{capability.StageClear: "c", capability.StageHolder: "h", capability.StageRate: "r", capability.StageGiveBack: "b"}[cl.Stage()]
 	s.seen = append(s.seen, stage+":"+string(c.Condition))
 	switch {
 	case string(c.Condition) == "calls x" && cl.Stage() == capability.StageClear:
 		return cl.Spend(c, 1)
-	case string(c.Condition) == "rate" && cl.Stage() == capability.StageClear:
+	case (string(c.Condition) == "rate" || string(c.Condition) == "full") && cl.Stage() == capability.StageClear:
 		cl.Later(c, capability.StageRate)
+	case string(c.Condition) == "full" && cl.Stage() == capability.StageRate:
+		return capability.CodeRateLimited
 	case string(c.Condition) == "holder" && cl.Stage() == capability.StageClear:
 		cl.Later(c, capability.StageHolder)
 	case string(c.Condition) == "holder" && cl.Stage() == capability.StageHolder:
@@ -390,6 +392,20 @@ func TestStages(t *testing.T) {
 	wantCode(t, v.DryRun(t.Context(), g, tok.Bytes(), &capability.Request{Now: now, Holder: yes{}}), "")
 	if !slices.Contains(s.seen, "h:holder") || slices.Contains(s.seen, "r:rate") || b.calls != 0 {
 		t.Errorf("dry run %v, %d calls", s.seen, b.calls)
+	}
+	// What was taken is given back by a call that the budgets or a later rate refuse,
+	// and nothing that was not taken.
+	b.err = capability.CodeBudgetExhausted
+	s.seen = nil
+	wantCode(t, v.Verify(t.Context(), g, tok.Bytes(), &capability.Request{Now: now, Holder: yes{}}), capability.CodeBudgetExhausted)
+	if want := []string{"r:rate", "b:rate"}; !slices.Equal(s.seen[len(s.seen)-2:], want) {
+		t.Errorf("order %v, want %v at the end", s.seen, want)
+	}
+	s.seen, b.calls = nil, 0
+	_, err = verify(t, v, mint(t, "rate", "full", "rate", "calls x"))
+	wantCode(t, err, capability.CodeRateLimited)
+	if want := []string{"r:rate", "r:full", "b:rate"}; !slices.Equal(s.seen[4:], want) || b.calls != 0 {
+		t.Errorf("order %v, %d calls, want %v at the end", s.seen, b.calls, want)
 	}
 	// A checker that asks for what cannot come denies.
 	_, err = verify(t, v, mint(t, "never"))

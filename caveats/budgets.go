@@ -16,7 +16,7 @@ import (
 //
 // It is bounded. A budget is kept until its token has ended, and when the table
 // is full of live ones, tokens with further budgets are refused with
-// unavailable. It is safe for concurrent use.
+// unavailable; one token can fill a sixteenth of it. It is safe for concurrent use.
 type LocalBudgets struct {
 	now func() time.Time
 
@@ -49,15 +49,16 @@ func (l *LocalBudgets) Len() int {
 
 // Spend takes one call from every budget of the path or from none. It never
 // blocks. Errors: CodeBudgetExhausted, also for a token that ended by the
-// clock of l; CodeUnavailable when the table is full.
+// clock of l, even if that is put back later; CodeUnavailable when the table is
+// full, or the token's share of it.
 func (l *LocalBudgets) Spend(_ context.Context, p *capability.BudgetPath) (blocked bool, err error) {
 	now, until := l.now().UnixMilli(), p.NotAfter+stepBack.Milliseconds()
-	if now >= until {
-		return false, capability.CodeBudgetExhausted // its counters may be forgotten
-	}
 	at := p.At[:p.N]
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if now >= until || until <= l.left.forgotten {
+		return false, capability.CodeBudgetExhausted // its counters may be forgotten
+	}
 	fresh := 0
 	for i := range at {
 		switch e := l.left.get(at[i]); {
@@ -67,13 +68,13 @@ func (l *LocalBudgets) Spend(_ context.Context, p *capability.BudgetPath) (block
 			fresh++
 		}
 	}
-	if fresh > 0 && !l.left.room(fresh, now) {
+	if fresh > 0 && !l.left.room(fresh, p.Token, now) {
 		return false, capability.CodeUnavailable
 	}
 	for i := range at {
 		e := l.left.get(at[i])
 		if e == nil {
-			e = l.left.add(at[i], until, now)
+			e = l.left.add(at[i], p.Token, until, now)
 			e.value = p.Limits[i]
 		}
 		e.value--

@@ -296,12 +296,15 @@ func (k *Checker) checkMaxRate(cl *capability.Clearance, c capability.Caveat, w 
 	if !ok {
 		return unknown(c)
 	}
-	if cl.Stage() != capability.StageRate {
+	switch cl.Stage() {
+	case capability.StageRate:
+		if !k.rates.take(cl.Identity().ID, cl.Branch(c), n, per, cl.Request().Now) {
+			return refuse(c, capability.CodeRateLimited, "")
+		}
+	case capability.StageGiveBack:
+		k.rates.giveBack(cl.Branch(c), n, per)
+	default:
 		cl.Later(c, capability.StageRate)
-		return nil
-	}
-	if !k.rates.take(cl.Branch(c), n, per, cl.Request().Now) {
-		return refuse(c, capability.CodeRateLimited, "")
 	}
 	return nil
 }
@@ -349,10 +352,14 @@ func (k *Checker) checkRequest(cl *capability.Clearance, c capability.Caveat, w 
 	if !ok {
 		return unknown(c)
 	}
-	m := cl.Request().Message
-	if cl.Stage() == capability.StageRate {
+	switch cl.Stage() {
+	case capability.StageRate:
 		return k.checkReplay(cl, c, want)
+	case capability.StageGiveBack:
+		k.replays.forget(want)
+		return nil
 	}
+	m := cl.Request().Message
 	if m == nil || RequestHash(m) != want {
 		return refuse(c, capability.CodeRequestMismatch, "")
 	}
@@ -371,7 +378,7 @@ func (k *Checker) checkReplay(cl *capability.Clearance, c capability.Caveat, has
 		return refuse(c, capability.CodeRequestMismatch,
 			"a call that is accepted once needs a time-before within "+MaxReplayWindow.String())
 	}
-	if err := k.replays.Use(hash, now, ends); err != nil {
+	if err := k.replays.use(cl.Identity().ID, hash, now, ends); err != nil {
 		return refuse(c, capability.CodeOf(err), "")
 	}
 	return nil

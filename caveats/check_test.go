@@ -398,6 +398,55 @@ func TestMaxCallsAndRate(t *testing.T) {
 	}
 }
 
+// A call that the budget refuses has used no rate and no request.
+func TestRefusedCallsGiveBack(t *testing.T) {
+	cache, err := caveats.NewReplayCache(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHarness(t, blocklist{}, caveats.WithReplays(cache, nil))
+	limited := mint(t, "max-rate 2/1h", "max-rate 3/1h")
+	spent := attenuate(t, limited, "max-calls 1", "max-rate 1/1h")
+	for i, want := range []capability.Code{"", capability.CodeRateLimited, capability.CodeRateLimited} {
+		if err := h.verify(spent, readRequest()); capability.CodeOf(err) != want {
+			t.Errorf("call %d: %v, want %q", i, err, want)
+		}
+	}
+	exhausted := attenuate(t, limited, "max-calls 1")
+	for i, want := range []capability.Code{"", capability.CodeRateLimited} {
+		if err := h.verify(exhausted, readRequest()); capability.CodeOf(err) != want {
+			t.Errorf("call %d: %v, want %q", i, err, want)
+		}
+	}
+	other := mint(t, "max-rate 2/2h", "max-calls 1")
+	for i, want := range []capability.Code{"", capability.CodeBudgetExhausted, capability.CodeBudgetExhausted, capability.CodeBudgetExhausted} {
+		if err := h.verify(other, readRequest()); capability.CodeOf(err) != want {
+			t.Errorf("call %d: %v, want %q", i, err, want)
+		}
+	}
+	// Once there are calls again, the very same request is accepted, once.
+	m := &capability.Message{Method: "POST", Authority: "h", Target: "/", Nonce: "1"}
+	req := readRequest()
+	req.Message = m
+	bound := []string{caveats.Request(caveats.RequestHash(m)), caveats.TimeBefore(now.Add(time.Minute))}
+	once := mint(t, "max-calls 1")
+	if err := h.verify(once, readRequest()); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := h.verify(attenuate(t, once, bound...), req); !errors.Is(err, capability.CodeBudgetExhausted) {
+			t.Errorf("a request that the budget refuses: %v", err)
+		}
+	}
+	again := mint(t, append(bound, "max-calls 2")...)
+	if err := h.verify(again, req); err != nil {
+		t.Errorf("a request that was refused before: %v", err)
+	}
+	if err := h.verify(again, req); !errors.Is(err, capability.CodeReplayed) {
+		t.Errorf("a request for the second time: %v", err)
+	}
+}
+
 func TestDischargeConditions(t *testing.T) {
 	discharger, err := capability.GenerateDischargerKey(rand.Reader)
 	if err != nil {

@@ -111,6 +111,6 @@
 // verifiers with an authority's leases, or in one process with LocalBudgets.
 // max-rate is a token bucket at the verifier that sees the call: N calls at
 // once, refilled evenly over D; k verifiers admit k times as much. A call that
-// is refused for its budget, or by a later bucket, may have taken a token
-// from a bucket. A max-calls cannot stand in a discharge.
+// is refused for its budget, or by another bucket, takes no token. A max-calls
+// cannot stand in a discharge.
 package caveats

@@ -9,14 +9,14 @@ import (
 )
 
 // DefaultRateEntries is how many buckets a Checker's own RateTable holds:
-// about 6 MiB when full.
+// about 8 MiB when full.
 const DefaultRateEntries = 1 << 16
 
 // RateTable holds the token buckets of max-rate caveats, one for each point of
 // a delegation tree, at one verifier. A bucket begins full and is forgotten
 // when it is full again, so the table's size bounds the callers that are being
-// limited at one time; a full table refuses further ones with rate_limited. It
-// is safe for concurrent use.
+// limited at one time; a full table refuses further ones with rate_limited. The
+// narrowings of one token can fill a sixteenth of it. It is safe for concurrent use.
 //
 // Time is the request's. A clock that steps back costs a caller at most one
 // bucket's refill.
@@ -41,15 +41,21 @@ func (t *RateTable) Len() int {
 	return len(t.buckets.entries)
 }
 
-// take takes one token from the bucket of n tokens, refilled evenly over per.
-// The state is one moment, at which the bucket is full again (the generic cell
-// rate algorithm, ITU-T I.371): it moves on by per/n, rounded up, with each
-// token, and may not lie further ahead than n of them.
-func (t *RateTable) take(b capability.BranchID, n uint64, per time.Duration, at time.Time) bool {
-	// A token every nanosecond is as good as no limit: rates beyond 1/ns are rounded down to it.
+// interval is what one token of a bucket of n takes to refill, rounded up, and how
+// deep the bucket is, both in nanoseconds and the latter below 2 × 24 h. A token
+// every nanosecond is as good as no limit: rates beyond are rounded down to it.
+func interval(n uint64, per time.Duration) (each, deep int64) {
 	n = min(n, uint64(per))
-	each := (int64(per) + int64(n) - 1) / int64(n)
-	deep := each * int64(n) // below 2 × 24 h in nanoseconds
+	each = (int64(per) + int64(n) - 1) / int64(n)
+	return each, each * int64(n)
+}
+
+// take takes one token from the bucket of n tokens, refilled evenly over per, of
+// a branch of the capability id. The state is one moment, at which the bucket is
+// full again (the generic cell rate algorithm, ITU-T I.371): it moves on by per/n,
+// rounded up, with each token, and may not lie further ahead than n of them.
+func (t *RateTable) take(id capability.TokenID, b capability.BranchID, n uint64, per time.Duration, at time.Time) bool {
+	each, deep := interval(n, per)
 	now := at.UnixNano()
 	if at.Year() < 1970 || at.Year() > 2200 || now > math.MaxInt64-2*deep {
 		return false // no clock says so, and UnixNano is not defined there
@@ -59,7 +65,7 @@ func (t *RateTable) take(b capability.BranchID, n uint64, per time.Duration, at 
 	e := t.buckets.get(b)
 	switch {
 	case e == nil:
-		return t.buckets.add(b, now+each, now) != nil
+		return t.buckets.add(b, id, now+each, now) != nil
 	case e.until < now:
 		e.until = now
 	case e.until > now+deep:
@@ -70,4 +76,14 @@ func (t *RateTable) take(b capability.BranchID, n uint64, per time.Duration, at 
 	}
 	e.until += each
 	return true
+}
+
+// giveBack puts a token that was taken back into the bucket.
+func (t *RateTable) giveBack(b capability.BranchID, n uint64, per time.Duration) {
+	each, _ := interval(n, per)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := t.buckets.get(b); e != nil {
+		e.until -= each
+	}
 }

@@ -43,7 +43,7 @@ func TestTable(t *testing.T) {
 				continue
 			}
 			until := now + int64(rapid.IntRange(1, 20).Draw(t, "life"))
-			if e = table.add(key, until, now); e != nil {
+			if e = table.add(key, tokenID(key), until, now); e != nil {
 				e.value = key
 				live[key] = until
 			} else if alive < most-len(table.entries) || len(table.entries) < most {
@@ -56,9 +56,9 @@ func TestTable(t *testing.T) {
 		// All is dead: a few tries sweep the whole table.
 		now += 100
 		for i := range most/sweep + 1 {
-			table.add(1000+i, now+1, now)
+			table.add(1000+i, tokenID(1), now+1, now)
 		}
-		if !table.room(1, now+1) {
+		if !table.room(1, tokenID(2), now+1) {
 			t.Fatalf("a table of the dead has no room: %d of %d", len(table.entries), most)
 		}
 	})
@@ -67,6 +67,11 @@ func TestTable(t *testing.T) {
 			t.Errorf("a table of %d entries", most)
 		}
 	}
+}
+
+func tokenID(n int) (id capability.TokenID) {
+	binary.BigEndian.PutUint64(id[:], uint64(n))
+	return id
 }
 
 func branchID(n int) (b capability.BranchID) {
@@ -94,7 +99,7 @@ func TestRateAgainstBucket(t *testing.T) {
 				tokens.Set(full)
 			}
 			want := tokens.Cmp(big.NewRat(1, 1)) >= 0
-			if got := table.take(branchID(1), n, per, now); got != want {
+			if got := table.take(tokenID(1), branchID(1), n, per, now); got != want {
 				t.Fatalf("with %s tokens: %v", tokens.FloatString(6), got)
 			}
 			if want {
@@ -116,7 +121,7 @@ func TestRateNeverExceeds(t *testing.T) {
 		}
 		now := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
 		taken := uint64(0)
-		for taken <= min(c.n, 200_000) && table.take(branchID(1), c.n, c.per, now) {
+		for taken <= min(c.n, 200_000) && table.take(tokenID(1), branchID(1), c.n, c.per, now) {
 			taken++
 		}
 		if taken != min(c.n, 200_001) {
@@ -127,7 +132,7 @@ func TestRateNeverExceeds(t *testing.T) {
 		}
 		for range 1000 {
 			now = now.Add(c.per / 1000)
-			if table.take(branchID(1), c.n, c.per, now) {
+			if table.take(tokenID(1), branchID(1), c.n, c.per, now) {
 				taken++
 			}
 		}
@@ -146,7 +151,7 @@ func TestRateInTheLongRun(t *testing.T) {
 	}
 	now := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
 	drain := func() (taken int) {
-		for table.take(branchID(1), n, time.Second, now) {
+		for table.take(tokenID(1), branchID(1), n, time.Second, now) {
 			taken++
 		}
 		return taken
@@ -171,7 +176,7 @@ func TestRateTableFull(t *testing.T) {
 	take := func(branch int, wait time.Duration, want bool) {
 		t.Helper()
 		now = now.Add(wait)
-		if got := table.take(branchID(branch), 1, time.Second, now); got != want {
+		if got := table.take(tokenID(1), branchID(branch), 1, time.Second, now); got != want {
 			t.Errorf("branch %d: %v", branch, got)
 		}
 	}
@@ -188,7 +193,7 @@ func TestRateTableFull(t *testing.T) {
 	take(1, -time.Hour, false)
 	take(1, time.Second, true)
 	for _, when := range []time.Time{{}, time.Unix(-1, 0), time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC)} {
-		if table.take(branchID(9), 1, time.Second, when) {
+		if table.take(tokenID(1), branchID(9), 1, time.Second, when) {
 			t.Errorf("taken at %v", when)
 		}
 	}
@@ -236,6 +241,102 @@ func TestLocalBudgets(t *testing.T) {
 	spend(capability.CodeBudgetExhausted, path(long, 1, 3))
 }
 
+// One token, narrowed in as many ways as its holder likes, does not fill the table
+// for the others.
+func TestOneTokensShare(t *testing.T) {
+	const most = 16 * 1000
+	now := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
+	rates, err := NewRateTable(most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	budgets, err := NewLocalBudgets(most, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	replays, err := NewReplayCache(most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spend := func(token, branch int) error {
+		p := &capability.BudgetPath{Token: tokenID(token), NotAfter: now.Add(time.Minute).UnixMilli(), N: 1}
+		p.At[0], p.Limits[0] = branchID(branch), 1
+		_, err := budgets.Spend(t.Context(), p)
+		return err
+	}
+	use := func(token, branch int) error {
+		h := [32]byte{}
+		binary.BigEndian.PutUint64(h[:], uint64(branch))
+		return replays.use(tokenID(token), h, now, now.Add(time.Minute))
+	}
+	taken, spent, used := 0, 0, 0
+	for branch := range most {
+		if rates.take(tokenID(1), branchID(branch), 1, 24*time.Hour, now) {
+			taken++
+		}
+		if spend(1, branch) == nil {
+			spent++
+		}
+		if use(1, branch) == nil {
+			used++
+		}
+	}
+	if taken != most/16 || spent != most/16 || used != most/16 {
+		t.Errorf("one token has %d rates, %d budgets, %d requests, of %d", taken, spent, used, most)
+	}
+	if !rates.take(tokenID(2), branchID(most), 1, 24*time.Hour, now) || spend(2, most) != nil || use(2, most) != nil {
+		t.Error("another token finds no room")
+	}
+	// What has ended makes room in the share again.
+	later := now.Add(25 * time.Hour)
+	for branch := range most / 16 {
+		if !rates.take(tokenID(1), branchID(2*most+branch), 1, 24*time.Hour, later) {
+			t.Fatalf("rate %d, where %d of before have ended: no room", branch, most/16)
+		}
+	}
+	if rates.take(tokenID(1), branchID(3*most), 1, 24*time.Hour, later) || int(rates.buckets.tokens[tokenID(1)]) != most/16 {
+		t.Errorf("%d entries are counted for the token, want %d", rates.buckets.tokens[tokenID(1)], most/16)
+	}
+}
+
+// A clock that was ahead, and so had counters forgotten, spends nothing twice and
+// accepts no request twice once it is put back.
+func TestClockAheadForAWhile(t *testing.T) {
+	start := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
+	now := start
+	budgets, err := NewLocalBudgets(4, func() time.Time { return now })
+	if err != nil {
+		t.Fatal(err)
+	}
+	replays, err := NewReplayCache(4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spend := func(branch int, life time.Duration) error {
+		p := &capability.BudgetPath{NotAfter: start.Add(life).UnixMilli(), N: 1}
+		p.At[0], p.Limits[0] = branchID(branch), 1
+		_, err := budgets.Spend(t.Context(), p)
+		return err
+	}
+	if spend(1, time.Minute) != nil || replays.Use([32]byte{1}, now, start.Add(time.Minute)) != nil {
+		t.Fatal("refused at first")
+	}
+	now = start.Add(24 * time.Hour)
+	if spend(2, 25*time.Hour) != nil || replays.Use([32]byte{2}, now, now.Add(time.Minute)) != nil {
+		t.Fatal("refused by the clock that is ahead")
+	}
+	now = start.Add(time.Second)
+	if err := spend(1, time.Minute); !errors.Is(err, capability.CodeBudgetExhausted) {
+		t.Errorf("a budget of one call, for the second time: %v", err)
+	}
+	if err := replays.Use([32]byte{1}, now, start.Add(time.Minute)); err == nil {
+		t.Error("a request is accepted twice")
+	}
+	if spend(3, time.Hour) != nil || replays.Use([32]byte{3}, now, start.Add(time.Hour)) != nil {
+		t.Error("what ends later than all that was forgotten is refused")
+	}
+}
+
 // However calls race, exactly N pass.
 func TestCountersUnderConcurrency(t *testing.T) {
 	now := time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
@@ -260,7 +361,7 @@ func TestCountersUnderConcurrency(t *testing.T) {
 				p := &capability.BudgetPath{NotAfter: now.Add(time.Minute).UnixMilli(), N: 2, Limits: [4]uint64{300, 500}}
 				p.At[0], p.At[1] = branchID(1), branchID(2+i%2)
 				_, err := l.Spend(context.Background(), p)
-				ok := rates.take(branchID(1), 200, time.Hour, now)
+				ok := rates.take(tokenID(1), branchID(1), 200, time.Hour, now)
 				seen := replays.Use([32]byte{byte(i)}, now, now.Add(time.Minute))
 				mu.Lock()
 				if err == nil {
@@ -314,7 +415,7 @@ func BenchmarkRate(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		now = now.Add(time.Millisecond)
-		if !t.take(branchID(1), 1000, time.Second, now) {
+		if !t.take(tokenID(1), branchID(1), 1000, time.Second, now) {
 			b.Fatal("refused")
 		}
 	}
