@@ -179,7 +179,7 @@ func (g *Guard) judgeRequest(ctx context.Context, method string, r mcp.Request) 
 	if cred.Token == "" {
 		return nil, nil, g.refuse(ctx, method, guard.ErrNoCredential)
 	}
-	where := method
+	where, received := method, r
 	var call Call
 	if ct, ok := r.(*mcp.CallToolRequest); ok && method == methodCallTool {
 		where += " " + name(ct.Params)
@@ -200,7 +200,7 @@ func (g *Guard) judgeRequest(ctx context.Context, method string, r mcp.Request) 
 	req := &capability.Request{Action: call.Action, Resource: call.Resource, Arguments: call.Arguments}
 	switch {
 	case g.config.Holder != nil:
-		req.Holder = g.config.Holder(ctx, r, cred.Token)
+		req.Holder = g.config.Holder(ctx, received, cred.Token)
 	case g.config.Proofs != nil:
 		req.Holder = g.config.Proofs.Holder(evidence)
 	}

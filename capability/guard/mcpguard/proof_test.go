@@ -78,6 +78,28 @@ func TestProof(t *testing.T) {
 	}
 }
 
+// TestHolderSeesTheEvidence: a Holder of the service's own gets the request as it
+// came, with what the handler is not to see.
+func TestHolderSeesTheEvidence(t *testing.T) {
+	a := guardtest.For(t)
+	v := proofs(t, pop.Config{})
+	server, got := newServer(t, newGuard(t, a, mcpguard.Config{
+		Holder: func(_ context.Context, r mcp.Request, token string) capability.HolderProof {
+			proof, _ := r.GetParams().GetMeta()[mcpguard.ProofKey].(string)
+			return v.Holder(pop.Evidence{Token: token, Proofs: []string{proof}, Method: "tools/call",
+				Scheme: "mcp", Authority: "tools.corp.example", Path: "/pay"})
+		},
+	}))
+	k, token := bound(t, a)
+	cs := connect(t, server, mcpguard.AttachProof(mcpguard.Static(token), k, endpoint))
+	if err := pay(t, cs); err != nil {
+		t.Error(err)
+	}
+	if _, ok := got.meta[mcpguard.ProofKey]; ok {
+		t.Error("the tool sees the proof")
+	}
+}
+
 func TestProofRefusals(t *testing.T) {
 	a := guardtest.For(t)
 	server, got := newServer(t, newGuard(t, a, mcpguard.Config{Proofs: proofs(t, pop.Config{}), Endpoint: endpoint}))
