@@ -163,8 +163,11 @@ func withFacts(req *capability.Request) *capability.Request {
 	if len(facts) == 0 {
 		return req
 	}
+	if len(req.Context) > 0 {
+		facts = slices.Concat(req.Context, facts)
+	}
 	with := *req
-	with.Context = append(slices.Clip(req.Context), facts...)
+	with.Context = facts
 	return &with
 }
 

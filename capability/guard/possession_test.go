@@ -2,13 +2,7 @@ package guard_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -320,114 +314,4 @@ func (p proves) Prove(_ context.Context, k capability.HolderKey) error {
 		return capability.CodeHolderProof
 	}
 	return nil
-}
-
-// BenchmarkProofs is the cost of each kind of proof in the guard, beside a bare
-// token; and of the signature checks alone, which DPoP is held to.
-func BenchmarkProofs(b *testing.B) {
-	a := guardtest.For(b)
-	v, err := pop.New(pop.Config{Origins: []string{"https://example.com"}, MaxReplays: 1 << 24})
-	if err != nil {
-		b.Fatal(err)
-	}
-	g, err := guard.New(a.Verifier, guard.Possession(v), guard.Logger(slog.New(slog.DiscardHandler)))
-	if err != nil {
-		b.Fatal(err)
-	}
-	g.Handle("GET /files/{path...}", readFiles, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
-	h := build(b, g)
-	conditions := []string{"action read write", "resource files/**", "time-before 2099-01-01T00:00:00Z", "context pop is direct"}
-	run := func(name string, token *capability.Token, prepare func(r *http.Request)) {
-		b.Run(name, func(b *testing.B) {
-			// Every call has a proof of its own, made beforehand.
-			headers := make([]http.Header, b.N)
-			r := httptest.NewRequest("GET", "https://example.com/files/reports/q3", nil)
-			r.RequestURI = "/files/reports/q3"
-			for i := range headers {
-				r.Header = http.Header{"Authorization": {"Bearer " + token.Text()}}
-				if prepare != nil {
-					prepare(r)
-				}
-				headers[i] = r.Header
-			}
-			w := &nowhere{header: make(http.Header)}
-			b.ReportAllocs()
-			b.ResetTimer()
-			for i := range b.N {
-				r.Header = headers[i]
-				h.ServeHTTP(w, r)
-				if w.status != 204 {
-					b.Fatal(w.status, w.header)
-				}
-			}
-		})
-	}
-	run("Bare", a.Token(b, conditions[:3]...), nil)
-
-	cert, err := pop.ClientCertificate(newKey(b, pop.ES256), time.Now(), time.Hour)
-	if err != nil {
-		b.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(cert.Certificate[0])
-	if err != nil {
-		b.Fatal(err)
-	}
-	run("MutualTLS", a.Token(b, append(conditions, holderOf(b, pop.CertificateKey(parsed.Raw)))...), func(r *http.Request) {
-		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{parsed}}
-	})
-
-	plain := a.Token(b, conditions[:3]...)
-	run("RequestCaveat", plain, func(r *http.Request) {
-		bound, err := new(caveats.Binder).Bind(r, plain)
-		if err != nil {
-			b.Fatal(err)
-		}
-		r.Header.Set("Authorization", "Bearer "+bound.Text())
-	})
-
-	for _, alg := range []pop.Algorithm{pop.Ed25519, pop.ES256} {
-		k := newKey(b, alg)
-		for name, signer := range map[string]pop.Signer{"": k, "Session": pop.NewSession(k, 0, nil)} {
-			kind := map[string]string{"": "direct", "Session": "session"}[name]
-			token := a.Token(b, append(conditions[:3:3], "context pop is "+kind, holderOf(b, k.HolderKey()))...)
-			text := token.Text()
-			run("DPoP"+alg.String()+name, token, func(r *http.Request) {
-				proof, err := signer.Prove(b.Context(), pop.Call{Method: "GET", URI: "https://example.com/files/reports/q3", Token: text})
-				if err != nil {
-					b.Fatal(err)
-				}
-				r.Header.Set("Authorization", "DPoP "+text)
-				r.Header.Set("DPoP", proof)
-			})
-		}
-	}
-
-	message := make([]byte, 420) // as long as what a proof signs
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		b.Fatal(err)
-	}
-	sig := ed25519.Sign(private, message)
-	b.Run("SignatureEdDSA", func(b *testing.B) {
-		for b.Loop() {
-			if !ed25519.Verify(public, message, sig) {
-				b.Fatal()
-			}
-		}
-	})
-	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		b.Fatal(err)
-	}
-	sum := sha256.Sum256(message)
-	if sig, err = ecdsa.SignASN1(rand.Reader, ec, sum[:]); err != nil {
-		b.Fatal(err)
-	}
-	b.Run("SignatureES256", func(b *testing.B) {
-		for b.Loop() {
-			if sum := sha256.Sum256(message); !ecdsa.VerifyASN1(&ec.PublicKey, sum[:], sig) {
-				b.Fatal()
-			}
-		}
-	})
 }

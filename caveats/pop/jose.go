@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/sha256"
 	"encoding/base64"
-	"math/big"
 
 	"github.com/writ-dev/writ/capability"
 )
@@ -57,11 +56,7 @@ func readKey(value []byte) (k publicKey, err error) {
 	}
 	var kty, crv []byte
 	var hasX, hasY bool
-	m, err := object(value)
-	if err != nil {
-		return k, err
-	}
-	for {
+	for m := nested(value); ; {
 		name, value, err := m.next()
 		if err != nil {
 			return k, err
@@ -135,7 +130,23 @@ func (k *publicKey) verify(message []byte, sig *[64]byte) bool {
 		return false // not on the curve
 	}
 	hash := sha256.Sum256(message)
-	return ecdsa.Verify(pub, hash[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
+	// In ASN.1 (SEQUENCE of two INTEGERs), as the package takes it: by way of
+	// big.Int it would cost thirty allocations.
+	var der [72]byte
+	b := appendInteger(appendInteger(der[:2], sig[:32]), sig[32:])
+	b[0], b[1] = 0x30, byte(len(b)-2)
+	return ecdsa.VerifyASN1(pub, hash[:], b)
+}
+
+// appendInteger appends a big-endian number as an ASN.1 INTEGER in DER.
+func appendInteger(b, n []byte) []byte {
+	for len(n) > 1 && n[0] == 0 {
+		n = n[1:]
+	}
+	if n[0]&0x80 != 0 { // not a negative one
+		return append(append(b, 0x02, byte(len(n)+1), 0), n...)
+	}
+	return append(append(b, 0x02, byte(len(n))), n...)
 }
 
 // signed is a JWS in compact form (RFC 7515 section 7.1), read and not verified.
@@ -151,8 +162,9 @@ type signed struct {
 // key that a holder caveat names.
 const sessionMember = "dev.writ/session"
 
-// parse reads a compact JWS of this type.
-func parse(compact []byte, typ string) (s signed, err error) {
+// parse reads a compact JWS of this type. It keeps compact, and buf for what it
+// decodes, which is less.
+func parse(compact, buf []byte, typ string) (s signed, err error) {
 	if len(compact) > MaxProof {
 		return s, malformed("longer than 8 KiB")
 	}
@@ -162,12 +174,9 @@ func parse(compact []byte, typ string) (s signed, err error) {
 		return s, malformed("not three parts")
 	}
 	s.message = compact[:last]
-	if rest := compact[last+1:]; len(rest) != 86 || !alphabet(rest) {
-		return s, malformed("its signature is not of 64 bytes")
-	} else if _, err := strict.Decode(s.sig[:], rest); err != nil {
-		return s, malformed("its signature is not base64url")
+	if !decodeExactly(s.sig[:], compact[last+1:]) {
+		return s, malformed("its signature is not 64 bytes in base64url")
 	}
-	buf := make([]byte, 0, len(compact)) // header and payload are shorter
 	header, ok := decode(buf, compact[:first])
 	if !ok {
 		return s, malformed("its header is not base64url")

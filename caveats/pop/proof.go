@@ -36,10 +36,9 @@ type proof struct {
 	present   bool
 	malformed error
 	dpop      signed
-	statement signed // of the session, if there is one
-	session   bool
-	key       [32]byte // thumbprint of what signs the proof
-	holder    [32]byte // thumbprint of what a holder caveat names
+	session   *statement // nil: none
+	key       [32]byte   // thumbprint of what signs the proof
+	holder    [32]byte   // thumbprint of what a holder caveat names
 	facts     [1]capability.Field
 
 	mu          sync.Mutex // guards what follows: a Grant rechecks from any goroutine
@@ -71,10 +70,12 @@ func (p *proof) parse() (err error) {
 	if len(p.e.Proofs) > 1 {
 		return malformed("more than one")
 	}
-	if len(p.e.Proofs[0]) > MaxProof {
+	n := len(p.e.Proofs[0])
+	if n > MaxProof {
 		return malformed("longer than 8 KiB")
 	}
-	if p.dpop, err = parse([]byte(p.e.Proofs[0]), proofType); err != nil {
+	text := append(make([]byte, 0, 2*n), p.e.Proofs[0]...)
+	if p.dpop, err = parse(text[:n:n], text[n:], proofType); err != nil {
 		return err
 	}
 	p.key = p.dpop.key.thumbprint()
@@ -82,14 +83,10 @@ func (p *proof) parse() (err error) {
 	if p.dpop.session == nil {
 		return nil
 	}
-	p.session = true
-	if p.statement, err = parse(p.dpop.session, sessionType); err != nil {
+	if p.session, err = p.v.readStatement(p.dpop.session); err != nil {
 		return err
 	}
-	if p.statement.session != nil {
-		return malformed("a session of a session")
-	}
-	p.holder = p.statement.key.thumbprint()
+	p.holder = p.session.holder
 	return nil
 }
 
@@ -98,7 +95,7 @@ func (p *proof) Facts() capability.Fields {
 	switch {
 	case p.malformed != nil:
 		return nil
-	case p.session:
+	case p.session != nil:
 		p.facts[0] = capability.Field{Name: FactKey, Value: capability.StringValue(FactSession)}
 	case p.present || p.e.Certificate != nil:
 		p.facts[0] = capability.Field{Name: FactKey, Value: capability.StringValue(FactDirect)}
@@ -183,8 +180,8 @@ func (p *proof) check() error {
 			return malformed("a nonce of the server is missing, or too old")
 		}
 	}
-	if p.session {
-		if err := p.v.checkSession(&p.statement, p.dpop.session, p.key, now); err != nil {
+	if p.session != nil {
+		if err := p.v.checkSession(p.session, p.key, now); err != nil {
 			return err
 		}
 	}
@@ -216,7 +213,8 @@ func (p *proof) checkCall(c *claims) error {
 	if !samePath(htu.path, p.e.Path) {
 		return malformed("for another path")
 	}
-	ath := sha256.Sum256([]byte(p.e.Token))
+	var buf [1 << 10]byte // most tokens fit, and stay off the heap
+	ath := sha256.Sum256(append(buf[:0], p.e.Token...))
 	if !c.hasToken || subtle.ConstantTimeCompare(ath[:], c.token[:]) != 1 {
 		return malformed("for another token")
 	}
@@ -329,11 +327,10 @@ func readConfirmation(value []byte) (thumbprint [32]byte, found bool) {
 	if value[0] != '{' {
 		return thumbprint, false
 	}
-	m, err := object(value)
-	for err == nil {
-		var name, value []byte
-		if name, value, err = m.next(); name == nil {
-			break
+	for m := nested(value); ; {
+		name, value, err := m.next()
+		if name == nil {
+			return thumbprint, found && err == nil
 		}
 		if string(name) == "jkt" {
 			if thumbprint, found = decode32(value); !found {
@@ -341,7 +338,6 @@ func readConfirmation(value []byte) (thumbprint [32]byte, found bool) {
 			}
 		}
 	}
-	return thumbprint, found && err == nil
 }
 
 // checkTime holds a proof to its window.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"maps"
 	"sync"
 	"time"
 
@@ -96,32 +97,59 @@ func (s *Session) renewed() (*Key, string, error) {
 	return key, statement, nil
 }
 
-// checkSession verifies the statement of a session whose key is session.
-func (v *Verifier) checkSession(s *signed, compact []byte, session [32]byte, now time.Time) error {
-	if v.cfg.RefuseSessions {
-		return malformed("by a session key, which the service refuses")
+// statement is what a session proves with: that holder lets key prove.
+type statement struct {
+	name            [32]byte // SHA-256 of its exact text
+	holder, key     [32]byte // thumbprints
+	issued, expires int64    // Unix seconds
+	unverified      *signed  // nil: its signature has been verified
+}
+
+// readStatement reads the statement of a session, unless the same text has been
+// verified before: that costs a hash alone. Errors: it cannot be read.
+func (v *Verifier) readStatement(compact []byte) (*statement, error) {
+	name := sha256.Sum256(compact)
+	if s := v.sessions.get(name); s != nil {
+		return s, nil
 	}
-	c, err := readClaims(s.payload)
+	j, err := parse(compact, nil, sessionType)
+	if err != nil {
+		return nil, err
+	}
+	if j.session != nil {
+		return nil, malformed("a session of a session")
+	}
+	c, err := readClaims(j.payload)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case !c.hasIssued || c.expires == 0 || c.expires <= c.issued || time.Duration(c.expires-c.issued) > MaxSession/time.Second:
-		return malformed("its session is not of at most 5 minutes")
-	case time.Unix(c.issued, 0).After(now.Add(v.cfg.Skew)):
+		return nil, malformed("its session is not of at most 5 minutes")
+	case !c.hasSession:
+		return nil, malformed("its session names no key")
+	}
+	return &statement{name, j.key.thumbprint(), c.session, c.issued, c.expires, &j}, nil
+}
+
+// checkSession verifies that the statement lets key prove at now.
+func (v *Verifier) checkSession(s *statement, key [32]byte, now time.Time) error {
+	switch {
+	case v.cfg.RefuseSessions:
+		return malformed("by a session key, which the service refuses")
+	case time.Unix(s.issued, 0).After(now.Add(v.cfg.Skew)):
 		return malformed("its session is from the future")
-	case !now.Before(time.Unix(c.expires, 0)):
+	case !now.Before(time.Unix(s.expires, 0)):
 		return malformed("its session has ended")
-	case !c.hasSession || c.session != session:
+	case s.key != key:
 		return malformed("its session is of another key")
-	}
-	name := sha256.Sum256(compact)
-	if v.sessions.has(name) {
+	case s.unverified == nil:
 		return nil
-	}
-	if !s.verify() {
+	case !s.unverified.verify():
 		return malformed("its session's signature does not match")
 	}
-	v.sessions.add(name, c.expires, now.Unix())
+	verified := *s
+	verified.unverified = nil
+	v.sessions.add(&verified, now.Unix())
 	return nil
 }
 
@@ -130,34 +158,29 @@ func (v *Verifier) checkSession(s *signed, compact []byte, session [32]byte, now
 // forgotten is verified again.
 const maxSessions = 4096
 
-// sessionCache remembers verified statements by the SHA-256 of their exact text.
+// sessionCache remembers verified statements by their name.
 type sessionCache struct {
-	mu   sync.Mutex
-	ends map[[32]byte]int64 // exp, Unix seconds; guarded by mu
+	mu       sync.Mutex
+	verified map[[32]byte]*statement // guarded by mu; what it points to does not change
 }
 
-func (c *sessionCache) has(name [32]byte) bool {
+func (c *sessionCache) get(name [32]byte) *statement {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, ok := c.ends[name]
-	return ok
+	return c.verified[name]
 }
 
-func (c *sessionCache) add(name [32]byte, ends, now int64) {
+func (c *sessionCache) add(s *statement, now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ends == nil {
-		c.ends = make(map[[32]byte]int64)
+	if c.verified == nil {
+		c.verified = make(map[[32]byte]*statement)
 	}
-	if len(c.ends) >= maxSessions {
-		for n, e := range c.ends {
-			if e <= now {
-				delete(c.ends, n)
-			}
-		}
+	if len(c.verified) >= maxSessions {
+		maps.DeleteFunc(c.verified, func(_ [32]byte, s *statement) bool { return s.expires <= now })
 	}
-	if len(c.ends) >= maxSessions {
-		clear(c.ends) // nobody is refused for it
+	if len(c.verified) >= maxSessions {
+		clear(c.verified) // nobody is refused for it
 	}
-	c.ends[name] = ends
+	c.verified[s.name] = s
 }

@@ -210,7 +210,7 @@ func TestSessionStatements(t *testing.T) {
 		{"ended", statement("writ-session+jwt", fmt.Sprintf(`{"iat":%d,"exp":%d,"cnf":{"jkt":"%s"}}`, epoch.Unix()-300, epoch.Unix(), jkt)), "ended"},
 		{"from the future", statement("writ-session+jwt", fmt.Sprintf(`{"iat":%d,"exp":%d,"cnf":{"jkt":"%s"}}`, epoch.Unix()+60, epoch.Unix()+90, jkt)), "future"},
 		{"of another session key", statement("writ-session+jwt", strings.Replace(good, jkt, base64.RawURLEncoding.EncodeToString(thumb(hk)), 1)), "another key"},
-		{"of no key", statement("writ-session+jwt", fmt.Sprintf(`{"iat":%d,"exp":%d}`, epoch.Unix(), epoch.Unix()+300)), "another key"},
+		{"of no key", statement("writ-session+jwt", fmt.Sprintf(`{"iat":%d,"exp":%d}`, epoch.Unix(), epoch.Unix()+300)), "names no key"},
 		{"of a key in a string", statement("writ-session+jwt", strings.Replace(good, `{"jkt":"`+jkt+`"}`, `"`+jkt+`"`, 1)), "claim"},
 		{"signed by the session key", jws(t, signer(session), `{"typ":"writ-session+jwt","alg":"EdDSA","jwk":`+hk.JWK()+`}`, good), "signature"},
 		{"within another one", jws(t, signer(holder), `{"typ":"writ-session+jwt","alg":"EdDSA","jwk":`+hk.JWK()+`,"dev.writ/session":"x"}`, good), "session of a session"},
