@@ -49,6 +49,15 @@
 //	413  request_too_large       the body is over its bound
 //	415  unsupported_media_type  the body is not what the route reads
 //
+// What the next service says of a token that was forwarded, CodeOf reads. Its
+// revoked is a hint, and Grant.ConfirmRevoked holds it against this service's own
+// revocations:
+//
+//	resp, err := client.Do(r)
+//	if guard.CodeOf(resp) == capability.CodeRevoked && grant.ConfirmRevoked(ctx, bound) {
+//		// drop the token
+//	}
+//
 // # Log caveats
 //
 // The guard keeps the obligation of log caveats: it writes an access record to
