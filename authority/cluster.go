@@ -138,6 +138,8 @@ func (a *Authority) startPeers(ctx context.Context) {
 	handle(a.peers, methodRecall, a.answerRecall)
 	handle(a.peers, methodMember, a.answerMember)
 	handle(a.peers, methodPeers, a.answerPeers)
+	handle(a.peers, methodRoot, a.answerRoot)
+	handle(a.peers, methodRekey, a.answerRekey)
 	a.work.Go(func() { a.watchClock(ctx) })
 	a.work.Go(func() { a.watchMembers(ctx) })
 	a.work.Go(func() { a.keepMembers(ctx) })
@@ -216,10 +218,7 @@ func (a *Authority) keepMembers(ctx context.Context) {
 // announce has this node's record say where it is, if it says otherwise. A
 // follower tells whichever peer it reaches.
 func (a *Authority) announce(ctx context.Context) {
-	own, err := a.peers.record()
-	if err != nil {
-		return
-	}
+	own := a.peers.record()
 	old, known := a.machine.Member(own.ID)
 	if known && old.Raft == own.Raft && old.API == own.API {
 		return
@@ -393,10 +392,6 @@ func (a *Authority) JoinCluster(ctx context.Context, c Call, req *api.ClusterJoi
 		!ed25519.Verify(req.PublicKey, req.JoinStatement(), req.Proof) {
 		return nil, invalid("the request is not signed by the key that it names")
 	}
-	digest, err := keyDigest(req.PublicKey)
-	if err != nil {
-		return nil, invalid("public_key")
-	}
 	to, err := seal.RecipientFromBytes(req.Recipient)
 	if err != nil {
 		return nil, invalid("recipient: 32 bytes")
@@ -411,7 +406,7 @@ func (a *Authority) JoinCluster(ctx context.Context, c Call, req *api.ClusterJoi
 		return nil, invalid("recipient: no key that anything can be wrapped for")
 	}
 	body := &state.JoinMember{Hash: sha256.Sum256([]byte(req.Token)), Wrap: wrap, Member: state.MemberRecord{
-		ID: req.Node, Key: digest, Recipient: req.Recipient, Raft: req.Raft, API: req.API, State: state.MemberActive,
+		ID: req.Node, Key: state.PeerKeyDigest(req.PublicKey), Recipient: req.Recipient, Raft: req.Raft, API: req.API, State: state.MemberActive,
 	}}
 	c.Caller, c.Request = system().Caller, capability.TokenID{} // the same token again is the same request
 	if _, _, err := a.proposer.propose(ctx, laneRevoke, &change{

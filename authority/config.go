@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/seal"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/raftstore"
 )
@@ -33,6 +34,10 @@ type Config struct {
 
 	// Passphrase protects KeyFile; nil leaves it to the file's mode.
 	Passphrase func() ([]byte, error)
+
+	// Protector protects KeyFile in a passphrase's place, such as by a TPM. It reads
+	// files of its kind, and is what a new file is written with. Nil: none.
+	Protector seal.Protector
 
 	// Bootstrap forms a cluster of one when Dir holds no node yet; otherwise it
 	// is ignored.

@@ -1,12 +1,8 @@
 package authority
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/writ-dev/writ/authority/api"
@@ -108,93 +104,6 @@ func (a *Authority) SetRecovery(ctx context.Context, c Call, recipient string) e
 		},
 	})
 	return err
-}
-
-// ChangeNodeKey makes a new key file for a stopped node that is alone, and wraps
-// the cluster key for it in place of the old one, which opens nothing of the
-// node from then on. recovery opens the cluster key where cfg.KeyFile is lost;
-// nil: cfg.KeyFile does. The member of a cluster cannot change its key, since its
-// peers know it by that: it is replaced. Errors: ErrConfig, ErrKeyFile, raftstore's.
-func ChangeNodeKey(ctx context.Context, cfg Config, recovery *seal.Identity, file string, passphrase func() ([]byte, error)) (err error) {
-	cfg, err = cfg.withDefaults()
-	if err != nil {
-		return err
-	}
-	if err := outside(file, cfg.Dir); err != nil {
-		return err
-	}
-	opener := recovery
-	if opener == nil {
-		if opener, err = openIdentity(cfg, false); err != nil {
-			return err
-		}
-		defer opener.Destroy()
-	}
-	o, err := openAlone(ctx, cfg, "")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, o.close()) }()
-	if len(o.machine.Members()) > 0 {
-		return fmt.Errorf("%w: the node is a member of a cluster, which knows it by its key: have another node join, and remove this one", ErrConfig)
-	}
-	key, err := unwrapFor(o.machine, opener)
-	if err != nil {
-		return err
-	}
-	defer key.Destroy()
-	made := cfg
-	made.KeyFile, made.Passphrase = file, passphrase
-	if there, err := exists(file); there || err != nil {
-		return errors.Join(err, fmt.Errorf("%w: %s exists", ErrKeyFile, file))
-	}
-	identity, err := openIdentity(made, true)
-	if err != nil {
-		return err
-	}
-	defer identity.Destroy()
-	cluster := o.machine.Cluster()
-	k, err := wrapFor(cluster.ID, cluster.Incarnation, cluster.Key, state.PurposeWrap+cfg.NodeID, identity.Recipient().Bytes(), key)
-	if err != nil {
-		return err
-	}
-	stamp := max(cfg.Clock().UnixMilli(), o.machine.Stamp(), 1)
-	if err := o.do(ctx, command{state.KindSetKey, stamp, &state.SetKey{Key: k}}); err != nil {
-		return err
-	}
-	// So that what the log still holds of the old wrapping goes sooner.
-	return o.store.Snapshot(ctx)
-}
-
-// ChangePassphrase has a key file protected by another passphrase: nil leaves it
-// to the file's mode. The file is replaced whole, or not at all.
-func ChangePassphrase(file string, old func() ([]byte, error), passphrase []byte) error {
-	identity, err := seal.ReadIdentityFile(file, old)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrKeyFile, err)
-	}
-	defer identity.Destroy()
-	next := file + ".new"
-	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := seal.WriteIdentityFile(next, identity, passphrase); err != nil {
-		return fmt.Errorf("%w: %w", ErrKeyFile, err)
-	}
-	// Read before it takes the old one's place.
-	again, err := seal.ReadIdentityFile(next, func() ([]byte, error) { return bytes.Clone(passphrase), nil })
-	if err != nil {
-		return errors.Join(fmt.Errorf("%w: %w", ErrKeyFile, err), os.Remove(next))
-	}
-	again.Destroy()
-	if err := os.Rename(next, file); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Recipients says for whom the cluster key is wrapped, and its number.

@@ -173,8 +173,12 @@ func (a *Authority) Rekey(ctx context.Context, c Call, req *api.RekeyRequest) (u
 // RootReset issues a new root admin token and revokes the old ones: the way
 // back from a lock-out, for whoever can open the seal on this machine.
 func (a *Authority) RootReset(ctx context.Context) (string, error) {
+	return a.resetRoot(ctx, "root reset")
+}
+
+func (a *Authority) resetRoot(ctx context.Context, reason string) (string, error) {
 	if _, err := a.revoke(ctx, system(), &state.Revoke{
-		Kind: string(api.RevokeSubject), Subject: state.RootSubject, Reason: "root reset",
+		Kind: string(api.RevokeSubject), Subject: state.RootSubject, Reason: reason,
 	}); err != nil {
 		return "", err
 	}

@@ -186,6 +186,9 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 		if err != nil {
 			return nil, nil, err
 		}
+		if err := file.own(cfg, identity); err != nil {
+			return nil, nil, err
+		}
 		if a.peers, err = openPeers(cfg, identity, file); err != nil {
 			return nil, nil, err
 		}
@@ -236,29 +239,16 @@ func openIdentity(cfg Config, fresh bool) (*seal.Identity, error) {
 		return nil, fmt.Errorf("%w: %s is missing; without it nothing in %s can be opened", ErrKeyFile, cfg.KeyFile, cfg.Dir)
 	}
 	if there {
-		id, err := seal.ReadIdentityFile(cfg.KeyFile, cfg.Passphrase)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrKeyFile, err)
-		}
-		return id, nil
+		return cfg.nodeKey().read()
 	}
 	id, err := seal.GenerateIdentity(cfg.Rand)
 	if err != nil {
 		return nil, err
 	}
-	var passphrase []byte
-	if cfg.Passphrase != nil {
-		if passphrase, err = cfg.Passphrase(); err != nil {
-			return nil, fmt.Errorf("%w: reading the passphrase: %w", ErrKeyFile, err)
-		}
-	}
 	if err := os.MkdirAll(filepath.Dir(cfg.KeyFile), 0o700); err != nil {
 		return nil, err
 	}
-	if err := seal.WriteIdentityFile(cfg.KeyFile, id, passphrase); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKeyFile, err)
-	}
-	return id, nil
+	return id, cfg.nodeKey().write(id)
 }
 
 // openStore opens the state, its audit trail and the log, and waits until
@@ -336,11 +326,7 @@ func (a *Authority) form(ctx context.Context, identity *seal.Identity) (*state.T
 	}
 	commands := [][]byte{first, second}
 	if a.peers != nil {
-		own, err := a.peers.record()
-		if err != nil {
-			return nil, err
-		}
-		third, err := state.EncodeCommand(state.Header{Kind: state.KindSetMember, Stamp: stamp, Actor: node}, &state.SetMember{Member: own})
+		third, err := state.EncodeCommand(state.Header{Kind: state.KindSetMember, Stamp: stamp, Actor: node}, &state.SetMember{Member: a.peers.record()})
 		if err != nil {
 			return nil, err
 		}

@@ -61,6 +61,8 @@ const (
 	methodRecall  = raftstore.FirstMethod + 3 // []recall → nothing
 	methodMember  = raftstore.FirstMethod + 4 // state.MemberRecord of the caller: its addresses → nothing
 	methodPeers   = raftstore.FirstMethod + 5 // → []api.ClusterPeer: the members
+	methodRoot    = raftstore.FirstMethod + 6 // rootRequest → rootAnswer
+	methodRekey   = raftstore.FirstMethod + 7 // state.RekeyMember of the caller, but for its Wrap → nothing
 )
 
 // peers is this node among the others: who it is to them, and whom it takes for
@@ -91,6 +93,7 @@ type peers struct {
 type nodeFile struct {
 	Cluster     string            `json:"cluster"`
 	Node        string            `json:"node"`
+	Key         []byte            `json:"key,omitempty"`         // SHA-256 of its SPKI: with another key the node does not start
 	Certificate []byte            `json:"certificate,omitempty"` // DER
 	CA          []byte            `json:"ca,omitempty"`          // DER
 	Peers       []api.ClusterPeer `json:"peers,omitempty"`
@@ -155,21 +158,12 @@ func openPeers(cfg Config, identity *seal.Identity, file *nodeFile) (*peers, err
 	return p, err
 }
 
-// keyDigest is how a peer's key is pinned.
-func keyDigest(key ed25519.PublicKey) (state.Digest, error) {
-	spki, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return state.Digest{}, err
-	}
-	return sha256.Sum256(spki), nil
-}
-
 // record is this node as a member.
-func (p *peers) record() (state.MemberRecord, error) {
-	digest, err := keyDigest(p.key.Public().(ed25519.PublicKey))
+func (p *peers) record() state.MemberRecord {
 	return state.MemberRecord{
-		ID: p.node, Key: digest, Recipient: p.recipient, Raft: p.cfg.address(), API: p.cfg.API, Voter: true, State: state.MemberActive,
-	}, err
+		ID: p.node, Key: state.PeerKeyDigest(p.key.Public().(ed25519.PublicKey)), Recipient: p.recipient,
+		Raft: p.cfg.address(), API: p.cfg.API, Voter: true, State: state.MemberActive,
+	}
 }
 
 // authorize says whose key it is at the other end. Nothing but the key counts:

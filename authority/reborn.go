@@ -468,12 +468,8 @@ func (r *Rebirth) begins(identity *seal.Identity, b *state.Revive) error {
 	if err != nil {
 		return err
 	}
-	digest, err := keyDigest(key.Public().(ed25519.PublicKey))
-	if err != nil {
-		return err
-	}
 	b.Member = &state.MemberRecord{
-		ID: r.Config.NodeID, Key: digest, Recipient: identity.Recipient().Bytes(), Raft: r.Raft, API: r.API, Voter: true, State: state.MemberActive,
+		ID: r.Config.NodeID, Key: state.PeerKeyDigest(key.Public().(ed25519.PublicKey)), Recipient: identity.Recipient().Bytes(), Raft: r.Raft, API: r.API, Voter: true, State: state.MemberActive,
 	}
 	return nil
 }

@@ -405,7 +405,7 @@ func TestChangeNodeKey(t *testing.T) {
 	closeNode(t, a)
 	next := cfg
 	next.KeyFile = cfg.KeyFile + ".2"
-	if err := ChangeNodeKey(t.Context(), cfg, nil, next.KeyFile, nil); err != nil {
+	if err := ChangeNodeKey(t.Context(), cfg, nil, NodeKey{File: next.KeyFile}); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := Open(t.Context(), cfg); !errors.Is(err, ErrKeyFile) {
@@ -413,10 +413,10 @@ func TestChangeNodeKey(t *testing.T) {
 	}
 	n, _ := openNode(t, next)
 	closeNode(t, n)
-	if err := ChangeNodeKey(t.Context(), next, nil, next.KeyFile, nil); !errors.Is(err, ErrKeyFile) {
+	if err := ChangeNodeKey(t.Context(), next, nil, NodeKey{File: next.KeyFile}); !errors.Is(err, ErrKeyFile) {
 		t.Errorf("over a key file: %v", err)
 	}
-	if err := ChangeNodeKey(t.Context(), next, nil, filepath.Join(cfg.Dir, "key"), nil); !errors.Is(err, ErrKeyFile) {
+	if err := ChangeNodeKey(t.Context(), next, nil, NodeKey{File: filepath.Join(cfg.Dir, "key")}); !errors.Is(err, ErrKeyFile) {
 		t.Errorf("a key file within the data directory: %v", err)
 	}
 	for _, file := range []string{cfg.KeyFile, next.KeyFile} {
@@ -428,24 +428,25 @@ func TestChangeNodeKey(t *testing.T) {
 		t.Errorf("a copy without a key: %v", err)
 	}
 	stranger, _ := seal.GenerateIdentity(rand.Reader)
-	if err := ChangeNodeKey(t.Context(), next, stranger, next.KeyFile, nil); !errors.Is(err, ErrKeyFile) {
+	if err := ChangeNodeKey(t.Context(), next, stranger, NodeKey{File: next.KeyFile}); !errors.Is(err, ErrKeyFile) {
 		t.Errorf("a stranger's: %v", err)
 	}
-	passphrase := func() ([]byte, error) { return []byte("correct horse"), nil }
-	if err := ChangeNodeKey(t.Context(), next, recovery, next.KeyFile, passphrase); err != nil {
+	text := func(s string) func() ([]byte, error) { return func() ([]byte, error) { return []byte(s), nil } }
+	passphrase := text("correct horse")
+	if err := ChangeNodeKey(t.Context(), next, recovery, NodeKey{File: next.KeyFile, Passphrase: passphrase}); err != nil {
 		t.Fatal(err)
 	}
-	if err := ChangePassphrase(next.KeyFile, func() ([]byte, error) { return []byte("wrong"), nil }, []byte("x")); !errors.Is(err, seal.ErrPassphrase) {
+	if err := ReprotectNodeKey(NodeKey{File: next.KeyFile, Passphrase: text("wrong")}, NodeKey{Passphrase: text("x")}); !errors.Is(err, seal.ErrPassphrase) {
 		t.Errorf("a wrong passphrase: %v", err)
 	}
-	if err := ChangePassphrase(next.KeyFile, passphrase, []byte("battery staple")); err != nil {
+	if err := ReprotectNodeKey(NodeKey{File: next.KeyFile, Passphrase: passphrase}, NodeKey{Passphrase: text("battery staple")}); err != nil {
 		t.Fatal(err)
 	}
 	next.Passphrase = passphrase
 	if _, _, err := Open(t.Context(), next); !errors.Is(err, seal.ErrPassphrase) {
 		t.Errorf("the old passphrase: %v", err)
 	}
-	next.Passphrase = func() ([]byte, error) { return []byte("battery staple"), nil }
+	next.Passphrase = text("battery staple")
 	n, _ = openNode(t, next)
 	closeNode(t, n)
 }

@@ -3,7 +3,9 @@ package raftstore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,3 +26,7 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// Lock keeps the directory of a stopped node from being opened until it is
+// closed. Errors: ErrLocked, and those of the file.
+func Lock(dir string) (io.Closer, error) { return lockFile(filepath.Join(dir, "LOCK")) }

@@ -128,9 +128,9 @@ func writeNew(path string, b []byte) (err error) {
 }
 
 // ReadIdentityFile reads an identity, plain or under a passphrase, which it asks for only in the second case; a nil function refuses.
-// A file that group or others can reach is [ErrPermissions].
-func ReadIdentityFile(path string, passphrase func() ([]byte, error)) (*Identity, error) {
-	protectors := []Protector{plain{}}
+// A file that group or others can reach is [ErrPermissions]. Files of other kinds are for the protectors that are given.
+func ReadIdentityFile(path string, passphrase func() ([]byte, error), others ...Protector) (*Identity, error) {
+	protectors := append([]Protector{plain{}}, others...)
 	if passphrase != nil {
 		protectors = append(protectors, NewPassphraseProtector(rand.Reader, passphrase))
 	}

@@ -91,7 +91,7 @@ remove it.`,
 			}
 			next := *c
 			next.PassphraseFile = passphrase
-			if err := authority.ChangeNodeKey(cmd.Context(), c.custodyConfig(a), o.identity, file, next.passphrase()); err != nil {
+			if err := authority.ChangeNodeKey(cmd.Context(), c.custodyConfig(a), o.identity, authority.NodeKey{File: file, Passphrase: next.passphrase()}); err != nil {
 				return err
 			}
 			a.say(cmd, "the node starts with --node-key %s from now on", file)
@@ -127,15 +127,10 @@ same; the node need not be stopped.`,
 			if (file == "") == !none {
 				return usage(cmd, "one of --new-passphrase-file and --no-passphrase is required")
 			}
-			var passphrase []byte
-			if !none {
-				next := *c
-				next.PassphraseFile = file
-				if passphrase, err = next.passphrase()(); err != nil {
-					return err
-				}
-			}
-			if err := authority.ChangePassphrase(c.NodeKey, c.passphrase(), passphrase); err != nil {
+			next := *c
+			next.PassphraseFile = file
+			was := authority.NodeKey{File: c.NodeKey, Passphrase: c.passphrase()}
+			if err := authority.ReprotectNodeKey(was, authority.NodeKey{Passphrase: next.passphrase()}); err != nil {
 				return err
 			}
 			a.say(cmd, "%s is protected anew", c.NodeKey)
