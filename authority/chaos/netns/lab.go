@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrUnavailable says that this machine or this user cannot have namespaces.
@@ -156,6 +158,15 @@ func (l *Lab) Heal() error {
 	return errors.Join(errs...)
 }
 
+// Tmpfs mounts a file system of so many bytes at dir, for as long as the lab is
+// there.
+func (l *Lab) Tmpfs(dir string, bytes int64) error {
+	if err := unix.Mount(l.id+"tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=700", bytes)); err != nil {
+		return &fs.PathError{Op: "mount", Path: dir, Err: err}
+	}
+	return nil
+}
+
 // Close kills what still runs on the hosts and removes them.
 func (l *Lab) Close() error { return remove(l.id) }
 
@@ -165,6 +176,13 @@ func sweep() error {
 	names, err := namespaces(prefix)
 	if err != nil {
 		return err
+	}
+	mounted, err := mounted(prefix)
+	if err != nil {
+		return err
+	}
+	for name := range mounted {
+		names = append(names, name)
 	}
 	for _, name := range names {
 		part := strings.SplitN(name, "-", 5) // writ, pid, since, lab, host
@@ -213,12 +231,36 @@ func namespaces(prefix string) (names []string, err error) {
 	return names, err
 }
 
+// mounted are the file systems of labs, and where they are.
+func mounted(prefix string) (map[string][]string, error) {
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	at := make(map[string][]string)
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[0], prefix) {
+			at[f[0]] = append(at[f[0]], f[1])
+		}
+	}
+	return at, nil
+}
+
 // remove removes the lab that the id is of.
 func remove(id string) error {
 	names, err := namespaces(id)
 	errs := []error{err}
 	for _, name := range names {
 		errs = append(errs, kill(name))
+	}
+	at, err := mounted(id)
+	errs = append(errs, err)
+	for _, dirs := range at {
+		for _, dir := range dirs {
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) { // it is gone
+				errs = append(errs, &fs.PathError{Op: "unmount", Path: dir, Err: err})
+			}
+		}
 	}
 	for _, name := range names {
 		if err := ip("netns", "del", name); err != nil && exists(name) { // another sweep may be quicker

@@ -9,7 +9,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -241,7 +243,13 @@ func TestSweep(t *testing.T) {
 	if err := left.Start(sleeper); err != nil {
 		t.Fatal(err)
 	}
+	if err := left.lab.Tmpfs(t.TempDir(), 1<<20); err != nil {
+		t.Fatal(err)
+	}
 	newLab(t)
+	if at, err := mounted(left.lab.id); err != nil || len(at) != 0 {
+		t.Errorf("still mounted: %v, %v", at, err)
+	}
 	if err := sleeper.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("the process ended with %v", err)
 	}
@@ -256,6 +264,13 @@ func TestSweep(t *testing.T) {
 func TestClose(t *testing.T) {
 	l := newLab(t)
 	a := host(t, l, "a")
+	dir := t.TempDir()
+	if err := l.Tmpfs(dir, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "large"), make([]byte, 2<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("2 MiB on a file system of one: %v", err)
+	}
 	sleeper := exec.Command("sleep", "600")
 	if err := a.Start(sleeper); err != nil {
 		t.Fatal(err)
@@ -265,6 +280,9 @@ func TestClose(t *testing.T) {
 	}
 	if err := sleeper.Wait(); err == nil {
 		t.Error("the process went on")
+	}
+	if at, err := mounted(l.id); err != nil || len(at) != 0 {
+		t.Errorf("still mounted: %v, %v", at, err)
 	}
 	if names, err := namespaces(l.id); err != nil || len(names) != 0 {
 		t.Errorf("left: %q, %v", names, err)
