@@ -72,6 +72,12 @@ func (c *Client) Token(ctx context.Context, id capability.TokenID) (*api.TokenIn
 	return answer[api.TokenInfo](ctx, c, get("/v1/tokens/"+id.String(), nil))
 }
 
+// TokenLinearizable is Token after the node has asked a quorum: the answer is no
+// older than the call.
+func (c *Client) TokenLinearizable(ctx context.Context, id capability.TokenID) (*api.TokenInfo, error) {
+	return answer[api.TokenInfo](ctx, c, get("/v1/tokens/"+id.String(), url.Values{"linearizable": {"true"}}))
+}
+
 // Revoke revokes. When it returns without an error, no verifier accepts later
 // than its bound from now.
 func (c *Client) Revoke(ctx context.Context, r api.RevokeRequest) (*api.RevokeResponse, error) {
