@@ -89,7 +89,8 @@ type Config struct {
 
 	// Timeout bounds one attempt at one node. 0: 10 s.
 	Timeout time.Duration
-	// Attempts is how often a call is tried over all nodes. 0: 6.
+	// Attempts is how often a call is tried over all nodes. 0: 6 for each of them,
+	// which takes more than a second: longer than a failover.
 	Attempts int
 	// MaxResponse bounds the body of an answer, in bytes. 0: 16 MiB.
 	MaxResponse int64
@@ -164,7 +165,7 @@ func New(cfg Config) (*Client, error) {
 		c.cfg.Timeout = 10 * time.Second
 	}
 	if c.cfg.Attempts <= 0 {
-		c.cfg.Attempts = 6
+		c.cfg.Attempts = 6 * len(cfg.Addrs)
 	}
 	if c.cfg.MaxResponse <= 0 {
 		c.cfg.MaxResponse = 16 << 20

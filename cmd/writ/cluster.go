@@ -52,6 +52,7 @@ on a machine that has the root token, and join on the new one.`,
 	}
 	o.config.add(cmd)
 	cmd.Flags().StringVar(&o.rootToken, "root-token", "", "write the root token to this new `file`, mode 0600")
+	o.addExit(cmd, "exit once the cluster is formed")
 	return cmd
 }
 
@@ -130,30 +131,7 @@ Afterwards start the node with writ serve and the same configuration.`,
 	o.config.add(cmd)
 	conn.add(cmd)
 	cmd.Flags().StringVar(&tokenFile, "join-token-file", "", "read the join token from this `file` instead of standard input")
-	return cmd
-}
-
-func newClusterStatus(a *app) *cobra.Command {
-	var conn connection
-	cmd := &cobra.Command{
-		Use:     "status",
-		Short:   "show the nodes of the cluster",
-		Long:    "Show the nodes of the cluster, as the node that answers sees them.",
-		Example: "  writ cluster status",
-		Args:    noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.ClusterStatus, error) { return c.Cluster(ctx) },
-				func(p *printer, s *api.ClusterStatus) {
-					p.line("cluster %s, incarnation %d, version %d; %s answers, in term %d", s.Cluster, s.Incarnation, s.Version, s.Node, s.Term)
-					var rows [][]string
-					for i := range s.Nodes {
-						rows = append(rows, nodeRow(&s.Nodes[i]))
-					}
-					p.table([]string{"NODE", "ROLE", "STATE", "LAG", "ROUND TRIP", "SKEW", "PEERS", "API"}, rows)
-				})
-		},
-	}
-	conn.add(cmd)
+	o.addExit(cmd, "exit once it has joined")
 	return cmd
 }
 
@@ -176,8 +154,12 @@ func nodeRow(n *api.NodeStatus) []string {
 	case n.DiskFull:
 		state = "disk full"
 	}
+	knows := "-" // only the leader has asked
+	if n.Version != 0 {
+		knows = fmt.Sprint(n.Version)
+	}
 	return []string{n.Node, role, state, fmt.Sprint(n.Lag), (time.Duration(n.RoundUs) * time.Microsecond).String(),
-		(time.Duration(n.SkewMs) * time.Millisecond).String(), n.Raft, n.API}
+		(time.Duration(n.SkewMs) * time.Millisecond).String(), knows, n.Raft, n.API}
 }
 
 // newClusterChange is a command that changes one node.

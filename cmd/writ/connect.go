@@ -52,7 +52,7 @@ func (c *connection) config(a *app) (client.Config, error) {
 	}
 	cfg.Timeout = c.timeout
 	// A person waits: an outage is told within seconds.
-	cfg.Attempts = max(3, 2*len(cfg.Addrs))
+	cfg.Attempts = max(3, 4*len(cfg.Addrs))
 	cfg.Now, cfg.Rand = a.now, a.rand
 	return cfg, nil
 }

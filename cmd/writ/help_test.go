@@ -120,7 +120,7 @@ func examples(t *testing.T) map[string]string {
 // returns what it printed and its exit code.
 func shell(t *testing.T, binDir, dir string, env []string, script string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-e", "-u", "-c", script)
 	cmd.Dir = dir

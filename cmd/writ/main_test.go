@@ -54,12 +54,27 @@ var plain = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "writ"), ".")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return dir, nil
+	return dir, build(filepath.Join(dir, "writ"))
 })
+
+// nextWrit builds, once, the program that stands in for the next version, and
+// returns its path.
+var nextWrit = sync.OnceValues(func() (string, error) {
+	dir, err := plain()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "writ-next")
+	return path, build(path, "-tags", "writ_next")
+})
+
+func build(path string, flags ...string) error {
+	out, err := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), ".")...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}
 
 // bin is the directory of the plain binary.
 func bin(t *testing.T) string {

@@ -16,6 +16,7 @@ type serveOptions struct {
 	form      bool
 	rootToken string
 	check     bool
+	exit      bool // once the node is formed, or has joined
 
 	clustered bool // a port for other nodes is opened whatever the configuration says
 	join      func(context.Context, *authority.Config) error
@@ -42,7 +43,13 @@ before; writ help config tells every key.`,
 	f.BoolVar(&o.form, "init", false, "form a new authority in an empty data directory")
 	f.StringVar(&o.rootToken, "root-token", "", "with --init: write the root token to this new `file`, mode 0600")
 	f.BoolVar(&o.check, "check", false, "check the configuration and stop")
+	o.addExit(cmd, "with --init: exit once the authority is formed")
 	return cmd
+}
+
+// addExit adds --exit, for nodes that a service manager runs from then on.
+func (o *serveOptions) addExit(cmd *cobra.Command, use string) {
+	cmd.Flags().BoolVar(&o.exit, "exit", false, use+", and leave it to a service manager to run it")
 }
 
 // ready is what --output json prints once the node serves.
@@ -69,6 +76,9 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 	}
 	if o.rootToken != "" && !o.form {
 		return usage(cmd, "--root-token needs --init")
+	}
+	if o.exit && !o.form && o.join == nil {
+		return usage(cmd, "--exit needs --init")
 	}
 	if o.check {
 		if err := checkDir(c.DataDir); err != nil {
@@ -137,6 +147,9 @@ func (a *app) serve(cmd *cobra.Command, o *serveOptions) error {
 	})
 	if err != nil {
 		return errors.Join(err, n.Close())
+	}
+	if o.exit {
+		return n.Close()
 	}
 	return n.serve(cmd.Context(), ln, metrics)
 }
