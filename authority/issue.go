@@ -33,7 +33,8 @@ type minting struct {
 	ttl     time.Duration
 	notPast int64 // Unix ms: the latest not-after; 0: any
 	caveats []capability.NewCaveat
-	random  [10]byte // of the token id
+	devices []capability.DeviceID // that caveats name
+	random  [10]byte              // of the token id
 }
 
 func (a *Authority) random(b []byte) error {
@@ -46,6 +47,9 @@ func (a *Authority) random(b []byte) error {
 // mint mints the token at a stamp and completes its record.
 func (a *Authority) mint(m *minting, stamp int64) (*state.TokenRecord, []string, error) {
 	r := m.record
+	if err := a.devicesGood(m.devices); err != nil {
+		return nil, nil, err
+	}
 	var err error
 	if r.Epoch, r.Generation, err = a.keys.mints(r.Audience, stamp); err != nil {
 		return nil, nil, err
@@ -71,6 +75,23 @@ func (a *Authority) mint(m *minting, stamp int64) (*state.TokenRecord, []string,
 		return nil, nil, &Error{Code: capability.CodeTooLarge, Detail: fmt.Sprintf("the token would be larger than %d bytes", maxIssued)}
 	}
 	return &r, words(m.caveats), nil
+}
+
+// devicesGood refuses to mint for a device that was revoked, for as long as its
+// record says so: the revocation itself ends when what was minted before has
+// ended, and a token minted since could outlive it.
+func (a *Authority) devicesGood(devices []capability.DeviceID) error {
+	store := attestStore{a: a}
+	for _, id := range devices {
+		d, err := store.Device(id)
+		if err != nil {
+			return serviceError(err)
+		}
+		if d != nil && d.Revoked {
+			return &Error{Code: api.CodeInvalid, Detail: fmt.Sprintf("device %s was revoked", id), Hint: "if it is good again: writ device forget"}
+		}
+	}
+	return nil
 }
 
 // words renders caveats for people.
@@ -216,7 +237,7 @@ func ttl(seconds int64, admin bool) (time.Duration, error) {
 }
 
 // addConditions adds first-party caveats, those inherited and those asked for,
-// and notes their holders.
+// and notes their holders and devices.
 func addConditions(m *minting, inherited, asked []string) error {
 	if len(inherited)+len(asked) > maxConditions {
 		return &Error{Code: capability.CodeTooLarge, Detail: fmt.Sprintf("more than %d caveats", maxConditions)}
@@ -230,6 +251,12 @@ func addConditions(m *minting, inherited, asked []string) error {
 		switch word {
 		case "holder":
 			m.record.Holders = append(m.record.Holders, strings.Fields(rest)...)
+		case "device":
+			id, err := capability.ParseDeviceID(rest)
+			if err != nil {
+				return invalid(fmt.Sprintf("caveat %d: %v", i+1-len(inherited), err))
+			}
+			m.devices = append(m.devices, id)
 		case "max-calls":
 			if budgets++; budgets > capability.MaxBudgets {
 				return &Error{Code: capability.CodeTooLarge, Detail: fmt.Sprintf("more than %d max-calls", capability.MaxBudgets)}
@@ -267,6 +294,7 @@ func (a *Authority) addThirdParties(m *minting, asked []api.ThirdPartyRequest) e
 				return invalid("third-party device: 64 hexadecimal digits")
 			}
 			tp.Device = &d
+			m.devices = append(m.devices, d)
 		}
 		if strings.HasPrefix(req.Condition, "attested ") && tp.Holder == nil && tp.Device == nil && !tp.AnyMachine {
 			return invalid("attested needs the expected holder or device, or any_machine in so many words")

@@ -268,10 +268,10 @@ func (s *Service) judge(req *attest.FinishRequest) (*Accepted, *Failed, error) {
 		return nil, nil, jsonErr
 	}
 	if err != nil {
-		if r, ok := errors.AsType[*attest.Refusal](err); ok && r.Grave() && stored != nil {
+		if r, ok := errors.AsType[*attest.Refusal](err); ok && r.Signed() && stored != nil {
 			return nil, &Failed{
 				Challenge: [attest.ChallengeIDSize]byte(p.ID), Expires: p.Expires, Device: p.Device, Policy: p.Policy, PolicyVersion: p.PolicyVersion,
-				Refusal: r, Revoke: policy.OnFailure == attest.Revoke, Evidence: evidence,
+				Refusal: r, Revoke: policy.OnFailure == attest.Revoke && r.Grave(stored, p.Policy, p.PolicyVersion), Evidence: evidence,
 			}, err
 		}
 		return nil, nil, err

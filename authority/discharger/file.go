@@ -58,6 +58,7 @@ type fileDevice struct {
 	Holder   string              `json:"holder"`
 	Counters attest.Counters     `json:"counters"`
 	Policy   string              `json:"policy"`
+	Version  uint64              `json:"policy_version,omitempty"`
 	Attested time.Time           `json:"attested"`
 	Revoked  string              `json:"revoked,omitempty"` // why
 }
@@ -155,7 +156,7 @@ func (f *File) find(id capability.DeviceID) *fileDevice {
 }
 
 func (d *fileDevice) stored() (*attest.Stored, error) {
-	s := &attest.Stored{Counters: d.Counters, Revoked: d.Revoked != ""}
+	s := &attest.Stored{Counters: d.Counters, Revoked: d.Revoked != "", Policy: d.Policy, PolicyVersion: d.Version}
 	for _, ak := range d.AKs {
 		name, err := hex.DecodeString(ak)
 		if err != nil {
@@ -192,7 +193,7 @@ func (f *File) Accept(_ context.Context, e *Accepted) error {
 		d.AKs = append(slices.Clone(d.AKs), hex.EncodeToString(r.AKName))
 		d.AKs = d.AKs[max(0, len(d.AKs)-attest.MaxAKs):]
 	}
-	d.Holder, d.Counters, d.Policy, d.Attested = r.Holder.String(), r.Counters, r.Policy, f.now().UTC()
+	d.Holder, d.Counters, d.Policy, d.Version, d.Attested = r.Holder.String(), r.Counters, r.Policy, r.Version, f.now().UTC()
 	return f.store(e.Challenge, e.Expires, d)
 }
 

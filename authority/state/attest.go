@@ -150,7 +150,9 @@ type DeviceRecord struct {
 
 // Stored is the record as package attest takes it.
 func (d *DeviceRecord) Stored() *attest.Stored {
-	return &attest.Stored{AKs: slices.Clone(d.AKs), Counters: d.Counters, Revoked: d.Revoked != 0}
+	return &attest.Stored{
+		AKs: slices.Clone(d.AKs), Counters: d.Counters, Revoked: d.Revoked != 0, Policy: d.Policy, PolicyVersion: d.PolicyVersion,
+	}
 }
 
 // bucketAttest holds, by the first byte of the key: d, device → DeviceRecord;

@@ -265,6 +265,51 @@ func TestChangedMachine(t *testing.T) {
 	}
 }
 
+// TestPolicyOfOthers: a machine that does not satisfy a policy which it never
+// satisfied is refused, and has not changed.
+func TestPolicyOfOthers(t *testing.T) {
+	r := newRig(t, func(p *attest.Policy) { p.OnFailure = attest.Revoke })
+	r.discharge(r.machine, r.mint(nil))
+	strict := policyOf(t, r.machine.holder, func(p *attest.Policy) {
+		p.Name, p.OnFailure = "strict", attest.Revoke
+		p.PCRSets[0].Values["7"] = attest.Digest{1}
+	})
+	if _, err := r.root.SetPolicy(t.Context(), api.PolicyRequest{Document: strict}); err != nil {
+		t.Fatal(err)
+	}
+	other := r.mint(func(req *api.IssueRequest) { req.ThirdParty[0].Condition = "attested strict" })
+	if _, _, err := r.machine.wallet.Discharge(t.Context(), other); code(err) != api.CodeAttestation {
+		t.Fatalf("%v", err)
+	}
+	r.wantLogged("reason=pcrs")
+	r.want(r.discharge(r.machine, r.mint(nil)), r.machine.key, 200, "")
+}
+
+// TestRevokedDeviceIsNotMintedFor: not even where the revocation itself has
+// ended, since what is minted now could outlive it.
+func TestRevokedDeviceIsNotMintedFor(t *testing.T) {
+	r := newRig(t, nil)
+	r.discharge(r.machine, r.mint(nil))
+	id := r.machine.holder.Device()
+	if _, err := r.root.Revoke(t.Context(), api.RevokeRequest{Kind: api.RevokeDevice, Device: id.String(), Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*api.IssueRequest){
+		"device":      func(req *api.IssueRequest) { req.Caveats = append(req.Caveats, "device "+id.String()) },
+		"third party": func(req *api.IssueRequest) { req.ThirdParty[0].Device = id.String() },
+	} {
+		req := api.IssueRequest{
+			Audience: audience, Subject: "a", Owner: "o", Purpose: "p",
+			ThirdParty: []api.ThirdPartyRequest{{Discharger: "authority", Condition: "attested prod", AnyMachine: true}},
+		}
+		change(&req)
+		if _, err := r.root.Issue(t.Context(), req); code(err) != api.CodeInvalid || !strings.Contains(err.Error(), "revoked") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r.mint(nil) // for the key, which nobody has revoked
+}
+
 // TestClearedTPM: the counters of a TPM that was cleared go back.
 func TestClearedTPM(t *testing.T) {
 	r := newRig(t, nil)

@@ -54,6 +54,10 @@ type Stored struct {
 	AKs      []Name   // enrolled: their credential was activated once
 	Counters Counters // of the last evidence that was accepted
 	Revoked  bool
+
+	// Of the policy that the last evidence satisfied.
+	Policy        string
+	PolicyVersion uint64
 }
 
 // Enrolled says whether this AK is enrolled.

@@ -71,17 +71,24 @@ func (r *Refusal) Public() string {
 	return "refused"
 }
 
-// Grave says that a device which was good before has changed, so that what is
-// bound to it may be in other hands: its PCRs, counters or firmware are not what
-// they have to be. A policy whose OnFailure is Revoke revokes the device then,
-// if it is known. Only what the device's own AK has signed is grave, never what
-// a stranger could send in its name.
-func (r *Refusal) Grave() bool {
+// Signed says that the device's own AK has signed what the refusal is for: its
+// PCRs, counters or firmware are not what they have to be. Anything else a
+// stranger could send in its name, so that nothing is held against a device for it.
+func (r *Refusal) Signed() bool {
 	switch r.Reason {
 	case ReasonPCRs, ReasonCounters, ReasonFirmware:
 		return true
 	}
 	return false
+}
+
+// Grave says that a device which was good before has changed, so that what is
+// bound to it may be in other hands: its counters went back, or its PCRs or
+// firmware no longer satisfy the very version of the policy that they satisfied
+// the last time. By a policy that it never satisfied a device is refused, and
+// has not changed. A policy whose OnFailure is Revoke revokes it where it has.
+func (r *Refusal) Grave(known *Stored, policy string, version uint64) bool {
+	return r.Signed() && known != nil && (r.Reason == ReasonCounters || known.Policy == policy && known.PolicyVersion == version)
 }
 
 // ReasonOf returns the reason of a refusal in err's tree, or "".

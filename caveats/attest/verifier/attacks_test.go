@@ -373,7 +373,7 @@ func TestClear(t *testing.T) {
 	r.ask.Holder = &key
 	err := r.attest(t)
 	refused(t, err, attest.ReasonCounters)
-	if refusal, ok := errors.AsType[*attest.Refusal](err); !ok || !refusal.Grave() {
+	if refusal, ok := errors.AsType[*attest.Refusal](err); !ok || !refusal.Grave(r.stored[r.holder.Device()], "another policy", 1) {
 		t.Errorf("that is not grave: %v", err)
 	}
 	// Enrolled anew it is good again. TPM2_Clear has evicted the endorsement keys:

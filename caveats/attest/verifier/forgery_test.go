@@ -192,15 +192,27 @@ func TestForgeries(t *testing.T) {
 	}
 }
 
-// A refusal after the device has signed is grave for the device; one that a
-// stranger can bring about is not.
+// A refusal of what the device has signed is grave for it, by a policy that it
+// satisfied before; one that a stranger can bring about is not.
 func TestGrave(t *testing.T) {
+	good := &attest.Stored{Policy: "prod", PolicyVersion: 3}
 	for reason, want := range map[attest.Reason]bool{
 		attest.ReasonPCRs: true, attest.ReasonCounters: true, attest.ReasonFirmware: true,
 		attest.ReasonSignature: false, attest.ReasonActivation: false, attest.ReasonPCRDigest: false, attest.ReasonUntrusted: false,
 	} {
-		if got := (&attest.Refusal{Reason: reason}).Grave(); got != want {
+		r := &attest.Refusal{Reason: reason}
+		if got := r.Signed(); got != want {
+			t.Errorf("%s was signed by the device: %v", reason, got)
+		}
+		if got := r.Grave(good, "prod", 3); got != want {
 			t.Errorf("%s is grave: %v", reason, got)
+		}
+		back := reason == attest.ReasonCounters // is so under any policy
+		if r.Grave(good, "prod", 4) != back || r.Grave(good, "strict", 3) != back {
+			t.Errorf("%s by a policy that the device never satisfied: grave is not %v", reason, back)
+		}
+		if r.Grave(nil, "prod", 3) {
+			t.Errorf("%s is grave for a device never seen", reason)
 		}
 	}
 }
