@@ -109,17 +109,19 @@ type certificates struct {
 	mu      sync.Mutex
 	current *tls.Certificate // guarded by mu
 	by      *issuer          // of current; guarded by mu
+	signed  time.Time        // when current was; guarded by mu
 	renew   time.Time        // guarded by mu
 }
 
-// get returns the certificate in use, renewed after two thirds of its life, and
-// when the cluster has another CA.
+// get returns the certificate in use, renewed after two thirds of its life, when
+// the cluster has another CA, and when the clock is behind where it was when it
+// signed: whoever was ahead has signed what is not good yet.
 func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clock()
 	ca, err := c.issuer()
-	if c.current != nil && (err != nil || ca == c.by && now.Before(c.renew)) {
+	if c.current != nil && (err != nil || ca == c.by && now.Before(c.renew) && !now.Before(c.signed.Add(-backdate))) {
 		return c.current, nil // better an older one than none, while the seal cannot be opened
 	}
 	if err != nil {
@@ -134,7 +136,7 @@ func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.current, c.by, c.renew = &tls.Certificate{Certificate: chain, PrivateKey: key}, ca, now.Add(nodeLife*2/3)
+	c.current, c.by, c.signed, c.renew = &tls.Certificate{Certificate: chain, PrivateKey: key}, ca, now, now.Add(nodeLife*2/3)
 	return c.current, nil
 }
 

@@ -54,7 +54,7 @@ func verifyPinned(pin Fingerprint, chain []*x509.Certificate, now time.Time) err
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrFingerprint, err)
+		return fmt.Errorf("%w: %w", ErrFingerprint, err)
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ package replica
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -293,8 +294,12 @@ func (r *Replica) synced(ctx context.Context) error {
 }
 
 // hopeless says that no waiting helps: the authority has refused the
-// credential, or is not the one that is pinned.
+// credential, or is not the one that is pinned. A certificate that is out of date
+// is one node's, whose clock may be off: others may be well.
 func hopeless(err error) bool {
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return false
+	}
 	if errors.Is(err, client.ErrNoToken) || errors.Is(err, client.ErrFingerprint) {
 		return true
 	}

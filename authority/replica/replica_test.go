@@ -497,6 +497,33 @@ func TestOpenSaysWhyNot(t *testing.T) {
 	}
 }
 
+// TestOpenOutlastsACertificate: what a node with its clock off shows is out of date,
+// and the next attempt may meet another.
+func TestOpenOutlastsACertificate(t *testing.T) {
+	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
+	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := n.Config(token)
+	var looks atomic.Int64
+	cfg.Now = func() time.Time {
+		if looks.Add(1) < 3 {
+			return time.Now().Add(-time.Hour) // as if all that it is shown were signed an hour ahead
+		}
+		return time.Now()
+	}
+	c, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	authoritytest.Open(t, replica.Config{Client: c, Audiences: []string{"corp"}})
+	if looks.Load() < 3 {
+		t.Error("no certificate was out of date")
+	}
+}
+
 // TestCheckpointsArrive follows the node's own audit log, and goes on from the
 // file in the next run.
 func TestCheckpointsArrive(t *testing.T) {
