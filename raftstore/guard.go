@@ -149,9 +149,10 @@ func (g *guard) write(what string, patient bool, fn func() error) error {
 	}
 }
 
-// read runs fn; an error is fatal, but for an entry that is not there.
+// read runs fn; an error is fatal, but for an entry that is not there. A node that
+// has failed still reads: what feeds a pipeline and ended here would leave the one
+// that waits for the answers behind, and the node could not be shut down.
 func (g *guard) read(what string, fn func() error) error {
-	g.checkAlive()
 	err := fn()
 	if err != nil && !errors.Is(err, raft.ErrLogNotFound) {
 		g.fail.fatal(fmt.Errorf("raftstore: %s: %w", what, err))
