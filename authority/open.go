@@ -268,6 +268,7 @@ func (a *Authority) openStore(ctx context.Context) (err error) {
 	}
 	if a.peers != nil {
 		raft.Transport, raft.Profile, raft.Join = a.peers.transport, a.cfg.Peers.Profile, !a.cfg.Bootstrap
+		raft.HeartbeatTimeout, raft.ElectionTimeout, raft.LeaderLeaseTimeout = a.cfg.Peers.Heartbeat, a.cfg.Peers.Election, a.cfg.Peers.Lease
 		a.peers.setState(a.machine)
 	}
 	if a.store, err = raftstore.Open(raft, a.machine); err != nil {

@@ -41,6 +41,10 @@ type PeerConfig struct {
 	// Profile sets Raft's timeouts. Empty: raftstore.ProfileLAN.
 	Profile raftstore.Profile
 
+	// Heartbeat, Election and Lease set Raft's timeouts one by one, as those of
+	// raftstore.Config. 0: the Profile's; a Lease of half the Heartbeat.
+	Heartbeat, Election, Lease time.Duration
+
 	// Dial connects to a peer, for tests and proxies. Nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }

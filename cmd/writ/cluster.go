@@ -240,7 +240,10 @@ func (c *config) peers(api net.Addr) (*authority.PeerConfig, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &authority.PeerConfig{Listener: ln, Advertise: c.PeerAddress, API: c.APIAddress, Profile: raftstore.Profile(c.PeerProfile)}
+	p := &authority.PeerConfig{
+		Listener: ln, Advertise: c.PeerAddress, API: c.APIAddress, Profile: raftstore.Profile(c.PeerProfile),
+		Heartbeat: time.Duration(c.PeerHeartbeat), Election: time.Duration(c.PeerElection), Lease: time.Duration(c.PeerLease),
+	}
 	if p.Advertise == "" {
 		p.Advertise = ln.Addr().String()
 	}
@@ -287,7 +290,28 @@ func (c *config) checkPeers() error {
 	}
 	switch raftstore.Profile(c.PeerProfile) {
 	case "", raftstore.ProfileLAN, raftstore.ProfileWAN:
-		return nil
+		return c.checkTimeouts()
 	}
 	return configError("peer_profile %q is neither lan nor wan", c.PeerProfile)
+}
+
+// minHeartbeat is the least that a follower can wait for its leader.
+const minHeartbeat = duration(50 * time.Millisecond)
+
+// checkTimeouts checks Raft's timeouts as far as they are set one by one.
+func (c *config) checkTimeouts() error {
+	show := func(d duration) time.Duration { return time.Duration(d) }
+	switch h, e, l := c.PeerHeartbeat, c.PeerElection, c.PeerLease; {
+	case h == 0 && (e != 0 || l != 0):
+		return configError("peer_election and peer_lease need peer_heartbeat")
+	case h == 0:
+		return nil
+	case h < minHeartbeat:
+		return configError("peer_heartbeat %v is under %v", show(h), show(minHeartbeat))
+	case e != 0 && e < h:
+		return configError("peer_election %v is less than peer_heartbeat %v", show(e), show(h))
+	case l < 0 || l > h/2:
+		return configError("peer_lease %v is more than half of peer_heartbeat %v: a leader that was replaced could answer with what is no longer so", show(l), show(h))
+	}
+	return nil
 }

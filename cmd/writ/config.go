@@ -35,6 +35,9 @@ type config struct {
 	PeerAddress    string   `toml:"peer_address"`    // where they reach it, if elsewhere
 	APIAddress     string   `toml:"api_address"`     // where clients do; shown in the cluster's status
 	PeerProfile    string   `toml:"peer_profile"`    // lan or wan: Raft's timeouts
+	PeerHeartbeat  duration `toml:"peer_heartbeat"`  // one by one, over the profile's
+	PeerElection   duration `toml:"peer_election"`
+	PeerLease      duration `toml:"peer_lease"`
 	MetricsListen  string   `toml:"metrics_listen"`  // moves /metrics there, in plain HTTP
 	Hosts          []string `toml:"hosts"`           // names and addresses in the certificate
 	Bound          duration `toml:"staleness_bound"` // only when the authority is formed
@@ -101,6 +104,9 @@ var settings = []setting{
 	{"peer_address", "`HOST:PORT` where the other nodes reach this one, if it is another", text(func(c *config) *string { return &c.PeerAddress })},
 	{"api_address", "`HOST:PORT` where clients reach this node, if it is another", text(func(c *config) *string { return &c.APIAddress })},
 	{"peer_profile", "lan or wan: how far apart the nodes are", text(func(c *config) *string { return &c.PeerProfile })},
+	{"peer_heartbeat", "how long a follower waits for its leader, instead of what the profile says", period(func(c *config) *duration { return &c.PeerHeartbeat })},
+	{"peer_election", "how long a candidate waits for votes; at least peer_heartbeat, which it is by default", period(func(c *config) *duration { return &c.PeerElection })},
+	{"peer_lease", "how long a leader leads without a quorum; at most half of peer_heartbeat, which it is by default", period(func(c *config) *duration { return &c.PeerLease })},
 	{"metrics_listen", "`HOST:PORT` to move /metrics to, in plain HTTP", text(func(c *config) *string { return &c.MetricsListen })},
 	{"hosts", "names and addresses in the certificate, apart by commas", func(c *config, s string) error {
 		c.Hosts = strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
