@@ -30,6 +30,32 @@ const (
 type attestation struct {
 	mu      sync.Mutex
 	service *discharger.Service // guarded by mu
+
+	countsMu sync.Mutex
+	counts   map[attest.Reason]uint64 // of refusals, and of what was accepted by ""; guarded by countsMu
+}
+
+func (t *attestation) count(r attest.Reason) {
+	t.countsMu.Lock()
+	defer t.countsMu.Unlock()
+	if t.counts == nil {
+		t.counts = make(map[attest.Reason]uint64)
+	}
+	t.counts[r]++
+}
+
+// outcomes are the counts by name: "accepted", or the reason of a refusal. They
+// are as many as package attest has reasons.
+func (t *attestation) outcomes() map[string]uint64 {
+	t.countsMu.Lock()
+	defer t.countsMu.Unlock()
+	all := map[string]uint64{"accepted": t.counts[""]}
+	for r, n := range t.counts {
+		if r != "" {
+			all[string(r)] = n
+		}
+	}
+	return all
 }
 
 // discharger returns the authority's own discharger.
@@ -59,7 +85,7 @@ func (a *Authority) discharger() (*discharger.Service, error) {
 		return nil, serviceError(err)
 	}
 	s, err := discharger.New(discharger.Config{
-		Key: key, Store: &attestStore{a: a}, Clock: a.cfg.Clock, Rand: a.cfg.Rand, Logger: a.cfg.Logger,
+		Key: key, Store: &attestStore{a: a}, Clock: a.cfg.Clock, Rand: a.cfg.Rand, Logger: a.cfg.Logger, Observe: a.attestation.count,
 	})
 	if err != nil {
 		return nil, serviceError(err)

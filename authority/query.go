@@ -281,9 +281,10 @@ type Metrics struct {
 	Pings, Pongs, ReadIndexes            uint64
 	QueueRevoke, QueueLease, QueueIssue  int // waiting for the proposer
 	Proposals, ProposedEntries, Refusals uint64
-	Age                                  time.Duration // since the quorum read that confirmed this node's state was begun
-	FreeBytes                            uint64        // on the data directory's file system; 0 where it cannot be told
-	Failed                               bool          // the node has met what it cannot go on after
+	Age                                  time.Duration     // since the quorum read that confirmed this node's state was begun
+	FreeBytes                            uint64            // on the data directory's file system; 0 where it cannot be told
+	Failed                               bool              // the node has met what it cannot go on after
+	Attestations                         map[string]uint64 // "accepted", or the reason of a refusal
 }
 
 // Metrics returns the node's numbers.
@@ -298,5 +299,6 @@ func (a *Authority) Metrics() Metrics {
 		Pings: a.feeds.pings.Load(), Pongs: a.feeds.pongs.Load(), ReadIndexes: a.fresh.reads.Load(),
 		QueueRevoke: len(p.queues[laneRevoke]), QueueLease: len(p.queues[laneLease]), QueueIssue: len(p.queues[laneIssue]),
 		Proposals: p.proposals.Load(), ProposedEntries: p.entries.Load(), Refusals: p.refusals.Load(),
+		Attestations: a.attestation.outcomes(),
 	}
 }

@@ -188,6 +188,11 @@ func kindOf(name []byte) kind {
 	return kindUnknown
 }
 
+// FactProof is the fact that says how a call proves a holder's key (package
+// caveats/pop). Where it is missing the proof is, so that a caveat about it is
+// refused as holder_proof.
+const FactProof = "pop"
+
 // Check returns nil if c holds for the request, or a *capability.Refusal. It
 // implements capability.Checker.
 func (k *Checker) Check(cl *capability.Clearance, c capability.Caveat) error {
@@ -438,6 +443,9 @@ func refusal(c capability.Caveat, kind kind, v verdict, req *capability.Request)
 	case kindArgument:
 		return refuse(c, capability.CodeArgumentDenied, "the argument "+fieldDetail(v))
 	case kindContext:
+		if v == missing && strings.HasPrefix(string(c.Condition), "context "+FactProof+" ") {
+			return refuse(c, capability.CodeHolderProof, "no proof of possession came with the call")
+		}
 		return refuse(c, capability.CodeContextDenied, "the fact "+fieldDetail(v))
 	case kindService:
 		return refuse(c, capability.CodeServiceDenied, "the service is "+orNone(req.Service))

@@ -146,6 +146,7 @@ func TestRefusalCodes(t *testing.T) {
 		{"argument amount <= 100", ""}, {"argument amount > 100", capability.CodeArgumentDenied},
 		{"argument other is x", capability.CodeArgumentDenied}, {"argument secret is x", capability.CodeArgumentDenied},
 		{"context environment is staging", ""}, {"context environment in prod", capability.CodeContextDenied},
+		{"context other is x", capability.CodeContextDenied}, {"context pop is direct", capability.CodeHolderProof},
 		{"service billing", ""}, {"service Billing", capability.CodeServiceDenied},
 		{"client-ip 10.0.0.0/8", ""}, {"client-ip 192.0.2.0/24", capability.CodeClientDenied},
 		{"max-calls 1000", ""}, {"max-calls 0", capability.CodeBudgetExhausted},

@@ -90,6 +90,9 @@ type Config struct {
 	Clock  func() time.Time
 	Rand   io.Reader
 	Logger *slog.Logger // nil discards
+	// Observe, if set, is told of each refusal, with its reason, and of each
+	// evidence that was accepted, with "".
+	Observe func(attest.Reason)
 }
 
 // Service is the discharger. It is safe for concurrent use.
@@ -227,6 +230,7 @@ func (s *Service) Finish(ctx context.Context, req *attest.FinishRequest) (*api.A
 		return nil, s.told("finish", err)
 	}
 	r := &api.AttestResponse{Device: accepted.Result.Device.String(), Holder: accepted.Result.Holder.String()}
+	s.observe("")
 	s.cfg.Logger.Info("attested", "device", r.Device, "policy", accepted.Result.Policy, "activated", accepted.Result.Activated)
 	if accepted.Caveat == nil {
 		return r, nil
@@ -294,10 +298,27 @@ func (s *Service) judge(req *attest.FinishRequest) (*Accepted, *Failed, error) {
 	return a, nil, err
 }
 
+func (s *Service) observe(r attest.Reason) {
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(r)
+	}
+}
+
 // told has the operator told why something was refused, and hands the error on.
 func (s *Service) told(step string, err error) error {
-	if r, ok := errors.AsType[*attest.Refusal](err); ok {
-		s.cfg.Logger.Warn("attestation refused", "step", step, "reason", string(r.Reason), "detail", fmt.Sprintf("%q", r.Detail))
+	r, ok := errors.AsType[*attest.Refusal](err)
+	if !ok {
+		// What a Store says of the same: it judges last.
+		switch capability.CodeOf(err) {
+		case api.CodeAttestation:
+			r = &attest.Refusal{Reason: attest.ReasonRevoked, Detail: err.Error()}
+		case api.CodeChallenge:
+			r = &attest.Refusal{Reason: attest.ReasonChallenge, Detail: err.Error()}
+		default:
+			return err
+		}
 	}
+	s.observe(r.Reason)
+	s.cfg.Logger.Warn("attestation refused", "step", step, "reason", string(r.Reason), "detail", fmt.Sprintf("%q", r.Detail))
 	return err
 }

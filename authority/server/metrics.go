@@ -63,6 +63,7 @@ type collector struct {
 	gauges  []gauge
 	queue   *prometheus.Desc
 	streams *prometheus.Desc
+	attests *prometheus.Desc
 }
 
 func newCollector(s *Server) *collector {
@@ -70,6 +71,7 @@ func newCollector(s *Server) *collector {
 		s:       s,
 		queue:   prometheus.NewDesc("writ_queue", "Commands that wait for the proposer, by lane.", []string{"lane"}, nil),
 		streams: prometheus.NewDesc("writ_feed_streams", "Feeds open.", nil, nil),
+		attests: prometheus.NewDesc("writ_attestations_total", "Attestations accepted, and refused by reason at either step.", []string{"outcome"}, nil),
 	}
 	add := func(kind prometheus.ValueType, name, help string, value func(*authority.Metrics) float64) {
 		c.gauges = append(c.gauges, gauge{prometheus.NewDesc(name, help, nil, nil), kind, value})
@@ -116,6 +118,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 	ch <- c.queue
 	ch <- c.streams
+	ch <- c.attests
 }
 
 // Collect implements prometheus.Collector.
@@ -127,6 +130,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for lane, n := range map[string]int{"revoke": m.QueueRevoke, "lease": m.QueueLease, "issue": m.QueueIssue} {
 		ch <- prometheus.MustNewConstMetric(c.queue, prometheus.GaugeValue, float64(n), lane)
+	}
+	for outcome, n := range m.Attestations {
+		ch <- prometheus.MustNewConstMetric(c.attests, prometheus.CounterValue, float64(n), outcome)
 	}
 	c.s.streamsMu.Lock()
 	open := c.s.open

@@ -59,7 +59,7 @@ func TestAttestedHolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.want(whole, thief, 401, capability.CodeHolderProof)
-	r.want(whole, nil, 403, capability.CodeContextDenied) // of a fact that only a proof supplies
+	r.want(whole, nil, 401, capability.CodeHolderProof)
 
 	// A session key is the weaker binding, which this policy does not allow.
 	r.want(whole, pop.NewSession(r.machine.key, 0, nil), 403, capability.CodeContextDenied)
@@ -110,6 +110,9 @@ func TestThief(t *testing.T) {
 		r.want(r.discharge(r.machine, token), r.machine.key, 200, "")
 	}
 	r.wantLogged("reason=unexpected")
+	if n := r.Authority.Metrics().Attestations; n["unexpected"] != 2 || n["accepted"] != 2 {
+		t.Errorf("counted %v", n)
+	}
 	// Any machine has to be asked for by name.
 	token := r.mint(func(req *api.IssueRequest) {
 		req.ThirdParty[0].Holder, req.ThirdParty[0].AnyMachine = "", true

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats"
 )
 
 // proofType is the typ of a DPoP proof (RFC 9449 section 4.2).
@@ -16,7 +17,7 @@ const proofType = "dpop+jwt"
 // FactKey is the name of the fact by which a token can forbid session keys: the
 // caveat `context pop is direct` beside a holder caveat. It says how the call
 // proves, and nothing where no holder caveat has it proved.
-const FactKey = "pop"
+const FactKey = caveats.FactProof
 
 // The values of the fact.
 const (
