@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -102,11 +103,15 @@ func notExecuted(err error) bool {
 
 // callLeader is call to whoever leads.
 func (a *Authority) callLeader(ctx context.Context, method byte, request, answer any) error {
-	leader, _ := a.store.Leader()
-	if leader == "" || leader == a.cfg.NodeID {
-		return raftstore.ErrNotLeader
+	b, err := json.Marshal(request)
+	if err != nil {
+		return err
 	}
-	return a.call(ctx, leader, method, request, answer)
+	out, err := a.store.CallLeader(ctx, method, b)
+	if err != nil || answer == nil {
+		return err
+	}
+	return json.Unmarshal(out, answer)
 }
 
 // catchUpTo waits a little until this node has applied an index, so that whoever

@@ -117,6 +117,55 @@ func (s *Store) establish(epoch int) {
 	}
 }
 
+// reign is the time of one leader, this node or another, as this node sees it.
+type reign struct {
+	mu  sync.Mutex
+	ctx context.Context // until the leader is another, or nobody; guarded by mu
+	end context.CancelFunc
+}
+
+func newReign() *reign {
+	r := new(reign)
+	r.ctx, r.end = context.WithCancel(context.Background())
+	return r
+}
+
+func (r *reign) get() context.Context {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ctx
+}
+
+func (r *reign) next() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.end()
+	r.ctx, r.end = context.WithCancel(context.Background())
+}
+
+// watchReign begins another reign whenever Raft takes somebody else for the
+// leader, or nobody.
+func (s *Store) watchReign() {
+	// One that is waiting says as much as several: more are dropped.
+	changes := make(chan raft.Observation, 1)
+	o := raft.NewObserver(changes, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	})
+	s.raft.RegisterObserver(o)
+	defer s.raft.DeregisterObserver(o)
+	for {
+		select {
+		case <-changes:
+			s.reign.next()
+		case <-s.fail.dead:
+			return
+		case <-s.closing:
+			return
+		}
+	}
+}
+
 // greet calls the other members, so that the first read finds connections.
 func (s *Store) greet() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -88,14 +88,26 @@ func (s *Store) Call(ctx context.Context, id string, method byte, request []byte
 }
 
 // CallLeader has the leader, as far as known, answer. ErrNotLeader when none is
-// known, or it is this node.
+// known, or it is this node. A call is given up, as ErrIndeterminate, when this
+// node no longer follows who was asked: one whose network has gone dark would
+// keep it waiting until the context ends.
 func (s *Store) CallLeader(ctx context.Context, method byte, request []byte) ([]byte, error) {
+	reign := s.reign.get() // before the leader: the next may be on its way
 	id, address := s.Leader()
 	if id == "" || id == s.cfg.NodeID {
 		return nil, fmt.Errorf("%w, and knows no other", ErrNotLeader)
 	}
-	return s.call(ctx, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(address)}, method, request)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(reign, func() { cancel(errDeposed) })()
+	answer, err := s.call(ctx, raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(address)}, method, request)
+	if err != nil && errors.Is(context.Cause(ctx), errDeposed) {
+		err = fmt.Errorf("%w: %w", err, errDeposed)
+	}
+	return answer, err
 }
+
+var errDeposed = errors.New("it leads no longer, as far as known")
 
 func (s *Store) call(ctx context.Context, server raft.Server, method byte, request []byte) ([]byte, error) {
 	if s.cfg.Peers == nil {

@@ -28,6 +28,7 @@ type Store struct {
 	fail  *failure
 	lock  *os.File
 	lead  *leadership
+	reign *reign
 
 	leadReads, followReads rounds
 
@@ -90,6 +91,7 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 	}
 	wrapped.raft.Store(s.raft)
 	go s.watchLeadership(notify)
+	go s.watchReign()
 	s.serve()
 	go wrapped.forward(s.soleVoter())
 	return s, nil
@@ -100,6 +102,7 @@ func newStore(cfg Config) *Store {
 		cfg:      cfg,
 		fail:     &failure{onFatal: cfg.OnFatal, dead: make(chan struct{}), opening: true},
 		lead:     newLeadership(),
+		reign:    newReign(),
 		slots:    make(chan struct{}, maxInFlight),
 		changing: make(chan struct{}, 1),
 		closing:  make(chan struct{}),
