@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -65,37 +64,7 @@ func (c *Client) raw(ctx context.Context, k call) (data []byte, err error) {
 			return nil, err
 		}
 	}
-	node := int(c.first.Load())
-	var last error
-	for attempt := range c.cfg.Attempts {
-		base := c.bases[node%len(c.bases)]
-		data, err := c.attempt(ctx, k, base, id, body)
-		if err == nil {
-			c.first.Store(uint32(node % len(c.bases)))
-			return data, nil
-		}
-		last = err
-		wait, again := retryIn(err, attempt/len(c.bases))
-		if !again {
-			return nil, err
-		}
-		if e, refused := errors.AsType[*Error](err); (!refused || e.elsewhere()) && attempt%len(c.bases) != len(c.bases)-1 {
-			wait = 0 // another node may be well
-		}
-		node++
-		if attempt == c.cfg.Attempts-1 {
-			break
-		}
-		span.AddEvent("retry", trace.WithAttributes(attribute.String("server.address", base), codeAttr(err)))
-		c.log.LogAttrs(ctx, levelRetry, "calling the authority again", errAttr(err), durAttr(wait), strAttr("path", k.path))
-		if err := sleep(ctx, wait); err != nil {
-			return nil, fmt.Errorf("%w; last: %w", err, last)
-		}
-	}
-	if _, refused := errors.AsType[*Error](last); refused {
-		return nil, last
-	}
-	return nil, fmt.Errorf("%w (tried %s): %w", ErrUnreachable, strings.Join(c.bases, ", "), last)
+	return c.newTries(k, id, body).run(ctx, span)
 }
 
 type requestIDKey struct{}
@@ -225,18 +194,4 @@ func retryIn(err error, round int) (time.Duration, bool) {
 		return 0, false
 	}
 	return backoff, true
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

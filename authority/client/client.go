@@ -117,6 +117,8 @@ type Client struct {
 	spans trace.Tracer
 	first atomic.Uint32 // index into bases of the node that answered last
 
+	typical atomic.Int64 // time that a call takes, in nanoseconds, smoothed
+
 	mu   sync.Mutex // guards file
 	file tokenFile
 }

@@ -59,6 +59,15 @@ func verifyPinned(pin Fingerprint, chain []*x509.Certificate, now time.Time) err
 	return nil
 }
 
+// idlePerNode is how many connections of one lane stay open to one node between
+// calls.
+const idlePerNode = 128
+
+// newTransport speaks HTTP/1.1: where each connection carries one call at a time,
+// as those of most clients do, that takes half the processor of HTTP/2, on both
+// sides (a loopback echo over TLS: 105 µs a call against 205). What HTTP/2 would
+// notice by its pings, a connection that has died, Client.raw and the replica
+// notice sooner.
 func newTransport(pin Fingerprint, now func() time.Time, dial func(context.Context, string, string) (net.Conn, error)) *http.Transport {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext
@@ -75,16 +84,10 @@ func newTransport(pin Fingerprint, now func() time.Time, dial func(context.Conte
 			},
 		},
 		TLSHandshakeTimeout:    5 * time.Second,
-		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
-		MaxIdleConnsPerHost:    4,
+		MaxIdleConnsPerHost:    idlePerNode,
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		ExpectContinueTimeout:  time.Second,
-		HTTP2: &http.HTTP2Config{
-			// A connection that has died is noticed within seconds.
-			SendPingTimeout: 2 * time.Second,
-			PingTimeout:     2 * time.Second,
-		},
 	}
 }

@@ -1,0 +1,167 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// silence is how long a node may take to answer before another is asked as well.
+// A leader whose network has gone dark is replaced about then, and whoever asks
+// another node by then loses no time by having asked it. Twice the same change is
+// harmless: both carry its request id.
+const silence = 300 * time.Millisecond
+
+// patience is how long to wait for a node: silence, or several times what calls
+// have been taking. A cluster that is slow because it has too much to do must not
+// be asked everything twice.
+func (c *Client) patience() time.Duration { return max(silence, 4*time.Duration(c.typical.Load())) }
+
+// took notes how long a call took that was answered; two at once may lose one.
+func (c *Client) took(d time.Duration) {
+	typical := c.typical.Load()
+	c.typical.Store(typical + (int64(d)-typical)/8)
+}
+
+// tries are the attempts at one call: one after the other, and beside them those
+// at nodes that have fallen silent, and may yet answer.
+type tries struct {
+	c    *Client
+	k    call
+	id   string
+	body []byte
+
+	node    int    // that is being asked
+	silent  uint16 // those that were asked before and have not answered, a bit each
+	answers chan answered
+}
+
+type answered struct {
+	node int
+	data []byte
+	err  error
+}
+
+func (c *Client) newTries(k call, id string, body []byte) *tries {
+	nodes := len(c.bases)
+	return &tries{c: c, k: k, id: id, body: body, node: int(c.first.Load()) % nodes, answers: make(chan answered, nodes+1)}
+}
+
+// spare reports whether there is a node that is neither silent nor being asked.
+func (t *tries) spare() bool {
+	return t.silent|1<<t.node != 1<<len(t.c.bases)-1
+}
+
+// next goes on to another node, but not to a silent one where there is a choice.
+func (t *tries) next() {
+	nodes := len(t.c.bases)
+	choice := t.spare()
+	for t.node = (t.node + 1) % nodes; choice && t.silent&(1<<t.node) != 0; {
+		t.node = (t.node + 1) % nodes
+	}
+}
+
+func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
+	c, nodes := t.c, len(t.c.bases)
+	trying, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var last error
+	for attempt := range c.cfg.Attempts {
+		node, base := t.node, c.bases[t.node]
+		go func() {
+			began := time.Now()
+			data, err := c.attempt(trying, t.k, base, t.id, t.body)
+			if err == nil {
+				c.took(time.Since(began))
+			}
+			t.answers <- answered{node, data, err}
+		}()
+		a, fell := t.await(node)
+		if fell {
+			span.AddEvent("silent", trace.WithAttributes(attribute.String("server.address", base)))
+			c.log.LogAttrs(ctx, levelRetry, "a node of the authority is silent", strAttr("node", base), strAttr("path", t.k.path))
+			last = fmt.Errorf("%s: no answer in %v", strings.TrimPrefix(base, "https://"), c.patience())
+			t.silent |= 1 << node
+			t.next()
+			continue
+		}
+		if a.err == nil {
+			c.first.Store(uint32(a.node))
+			return a.data, nil
+		}
+		last = a.err
+		wait, again := retryIn(a.err, attempt/nodes)
+		if !again {
+			return nil, a.err
+		}
+		if e, refused := errors.AsType[*Error](a.err); (!refused || e.elsewhere()) && attempt%nodes != nodes-1 {
+			wait = 0 // another node may be well
+		}
+		t.next()
+		if attempt == c.cfg.Attempts-1 {
+			break
+		}
+		span.AddEvent("retry", trace.WithAttributes(attribute.String("server.address", base), codeAttr(a.err)))
+		c.log.LogAttrs(ctx, levelRetry, "calling the authority again", errAttr(a.err), durAttr(wait), strAttr("path", t.k.path))
+		if data, err := t.pause(ctx, wait); err != nil {
+			return nil, fmt.Errorf("%w; last: %w", err, last)
+		} else if data != nil {
+			return data, nil
+		}
+	}
+	if _, refused := errors.AsType[*Error](last); refused {
+		return nil, last
+	}
+	return nil, fmt.Errorf("%w (tried %s): %w", ErrUnreachable, strings.Join(c.bases, ", "), last)
+}
+
+// await waits for the answer of a node, or for one that is no error of a silent
+// one. fell reports that the node has not answered for so long that another is to
+// be asked.
+func (t *tries) await(node int) (a answered, fell bool) {
+	patience := time.NewTimer(t.c.patience())
+	defer patience.Stop()
+	for due := false; ; {
+		if due && t.spare() {
+			return answered{}, true
+		}
+		select {
+		case a := <-t.answers:
+			if a.node == node || a.err == nil {
+				return a, false
+			}
+			t.silent &^= 1 << a.node
+		case <-patience.C:
+			due = true
+		}
+	}
+}
+
+// pause waits before another attempt, and returns what a silent node answers
+// meanwhile, if that is no error.
+func (t *tries) pause(ctx context.Context, wait time.Duration) ([]byte, error) {
+	if wait <= 0 {
+		return nil, ctx.Err()
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case a := <-t.answers:
+			if a.err == nil {
+				t.c.first.Store(uint32(a.node))
+				return a.data, nil
+			}
+			t.silent &^= 1 << a.node
+		}
+	}
+}

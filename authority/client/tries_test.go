@@ -1,0 +1,104 @@
+package client
+
+import (
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/capability"
+)
+
+// TestSilentNode: a node that takes a call and says nothing costs a moment, once.
+func TestSilentNode(t *testing.T) {
+	ca := newPKI(t)
+	release := make(chan struct{})
+	var asked, ids atomic.Int64
+	var first atomic.Value
+	silent := ca.server(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		first.Store(r.Header.Get(api.HeaderRequestID))
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+		writeProblem(w, 503, api.CodeNotLeader, "")
+	}, ca.leaf(nil), 0)
+	defer close(release)
+	well := ca.server(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(api.HeaderRequestID) == first.Load() {
+			ids.Add(1)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"audience":"corp","generation":2}`))
+	}, ca.leaf(nil), 0)
+	c := testClient(t, Config{
+		Addrs: []string{silent.Listener.Addr().String(), well.Listener.Addr().String()}, CAFingerprint: ca.pin(), Timeout: time.Minute,
+	})
+	began := time.Now()
+	for range 3 {
+		if _, err := c.Rekey(t.Context(), api.RekeyRequest{Audience: "corp"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(began); took < silence || took > 20*silence {
+		t.Errorf("three calls took %v", took)
+	}
+	if asked.Load() != 1 {
+		t.Errorf("the silent node was asked %d times", asked.Load())
+	}
+	if ids.Load() != 1 {
+		t.Error("the two nodes were asked with two request ids")
+	}
+}
+
+// TestSlowNode: where the others cannot answer, the one that was slow still counts.
+func TestSlowNode(t *testing.T) {
+	ca := newPKI(t)
+	var refusals atomic.Int64
+	slow := make(chan struct{})
+	first := ca.server(func(w http.ResponseWriter, r *http.Request) {
+		<-slow
+		answerStatus(w, r)
+	}, ca.leaf(nil), 0)
+	other := ca.server(func(w http.ResponseWriter, r *http.Request) {
+		if refusals.Add(1) == 3 {
+			close(slow)
+		}
+		writeProblem(w, 503, api.CodeNotLeader, "")
+	}, ca.leaf(nil), 0)
+	c := testClient(t, Config{
+		Addrs: []string{first.Listener.Addr().String(), other.Listener.Addr().String()}, CAFingerprint: ca.pin(), Attempts: 50,
+	})
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if refusals.Load() < 3 {
+		t.Errorf("the other node was asked %d times", refusals.Load())
+	}
+}
+
+// TestDecisiveAnswerElsewhere: a refusal that no node would take back is not
+// waited with for the silent one.
+func TestDecisiveAnswerElsewhere(t *testing.T) {
+	ca := newPKI(t)
+	release := make(chan struct{})
+	silent := ca.server(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}, ca.leaf(nil), 0)
+	defer close(release)
+	other := ca.server(func(w http.ResponseWriter, _ *http.Request) {
+		writeProblem(w, 403, capability.CodeActionDenied, "")
+	}, ca.leaf(nil), 0)
+	c := testClient(t, Config{
+		Addrs: []string{silent.Listener.Addr().String(), other.Listener.Addr().String()}, CAFingerprint: ca.pin(), Timeout: time.Minute,
+	})
+	if _, err := c.Status(t.Context()); !errors.Is(err, capability.CodeActionDenied) {
+		t.Errorf("error %v", err)
+	}
+}
