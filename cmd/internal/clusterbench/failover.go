@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -72,7 +73,13 @@ func (b *bench) lose(ctx context.Context, f fault) (samples, error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for i := range writers {
-		w := &writer{client: c.client(c.token, i), acks: make(chan time.Time, 1)}
+		cfg := c.config(c.token, i)
+		cfg.Logger = slog.New(slog.NewTextHandler(b.nodes, nil)).With("client", i)
+		watching, err := client.New(cfg)
+		if err != nil {
+			return nil, err
+		}
+		w := &writer{client: watching, acks: make(chan time.Time, 1)}
 		defer w.client.Close()
 		list = append(list, w)
 		wg.Go(func() {
@@ -97,6 +104,7 @@ func (b *bench) lose(ctx context.Context, f fault) (samples, error) {
 			return nil, fmt.Errorf("failover %d: %w", i+1, err)
 		}
 		took = append(took, one...)
+		fmt.Fprintf(b.nodes, "%s: leader %s: %v\n", f.name, c.nodes[at].name, one)
 		if i%20 == 19 {
 			b.say("%s: %d of %d, p50 %s, p99 %s", f.name, i+1, b.failovers, millis(took.at(0.5)), millis(took.at(0.99)))
 		}
@@ -113,16 +121,16 @@ func (c *cluster) loseOnce(ctx context.Context, f fault, leader *node, list []*w
 	if err := f.hit(c, leader); err != nil {
 		return nil, err
 	}
+	hit := time.Now() // what was acknowledged meanwhile was by the old leader
 	var took samples
 	for _, w := range list {
 		for {
 			select {
 			case at := <-w.acks:
-				if d := at.Sub(began); d > inFlight {
-					took = append(took, d)
-					break
+				if at.Sub(hit) < inFlight {
+					continue
 				}
-				continue
+				took = append(took, at.Sub(began))
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			case <-time.After(30 * time.Second):
