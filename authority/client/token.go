@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -67,12 +66,14 @@ func (c *Client) readFile() (string, error) {
 // in it.
 func checkToken(text string) error {
 	if len(text) > capability.MaxTextSize || !strings.HasPrefix(text, capability.TextPrefix) {
-		return errors.New("credential is not a token in text form")
+		return errNotText
 	}
 	for i := range len(text) {
 		if text[i] <= ' ' || text[i] > '~' {
-			return errors.New("credential is not a token in text form")
+			return errNotText
 		}
 	}
 	return nil
 }
+
+var errNotText = fmt.Errorf("credential is not a token in text form: %w", capability.CodeMalformed)

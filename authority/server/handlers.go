@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -142,8 +143,14 @@ func revokeAccess(x *exchange, r *api.RevokeRequest) (resources, error) {
 	case api.RevokeEpoch:
 		return one("epochs", strconv.FormatUint(uint64(r.Epoch), 10))
 	}
-	return nil, invalid("kind is one of token, branch, subject, holder, device, audience, epoch")
+	return nil, errNoKind
 }
+
+var (
+	revocationKinds = []api.RevocationKind{api.RevokeToken, api.RevokeBranch, api.RevokeSubject, api.RevokeHolder,
+		api.RevokeDevice, api.RevokeAudience, api.RevokeEpoch}
+	errNoKind = invalid("kind is one of token, branch, subject, holder, device, audience, epoch")
+)
 
 func revoke(x *exchange, r *api.RevokeRequest) (*api.RevokeResponse, error) {
 	return x.s.a.Revoke(x.ctx(), x.call, r)
@@ -172,6 +179,9 @@ func listRevocations(x *exchange) (*api.RevocationList, error) {
 	n, err := x.limit()
 	if err != nil {
 		return nil, err
+	}
+	if k := x.query.Get("kind"); k != "" && !slices.Contains(revocationKinds, api.RevocationKind(k)) {
+		return nil, errNoKind
 	}
 	return x.s.a.RevocationList(x.ctx(), authority.RevocationQuery{
 		Kind: api.RevocationKind(x.query.Get("kind")), Cursor: x.query.Get("cursor"), Limit: n,

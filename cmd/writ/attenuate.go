@@ -68,11 +68,7 @@ func (a *app) conditions(typed []string) ([]string, error) {
 	for i, c := range typed {
 		completed, err := caveats.Complete(a.rand, c)
 		if err != nil {
-			f := *explain(err)
-			if f.Hint == "" {
-				f.Hint = capabilityHints[capability.CodeUnknownCaveat]
-			}
-			return nil, &f
+			return nil, err
 		}
 		out[i] = completed
 	}

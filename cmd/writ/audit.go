@@ -422,7 +422,8 @@ and check them: neither the other records nor the authority are trusted for it.`
 
 // inclusion is what --output json prints: all that someone else needs to check it.
 type inclusion struct {
-	Record     json.RawMessage `json:"record"`
+	Record     json.RawMessage `json:"record"`       // for reading
+	Bytes      []byte          `json:"record_bytes"` // exactly what the tree has hashed
 	Number     int64           `json:"number"`
 	Proof      []string        `json:"proof"`
 	Checkpoint string          `json:"checkpoint"`
@@ -449,7 +450,7 @@ func (a *app) auditProve(cmd *cobra.Command, c *client.Client, key note.Verifier
 		return err
 	}
 	proof := make([]audit.Hash, len(answer.Hashes))
-	out := inclusion{Record: page.Records[0], Number: n, Checkpoint: string(signed), Proof: []string{}}
+	out := inclusion{Record: page.Records[0], Bytes: page.Records[0], Number: n, Checkpoint: string(signed), Proof: []string{}}
 	for i, h := range answer.Hashes {
 		if len(h) != len(proof[i]) {
 			return fmt.Errorf("%w: a hash of %d bytes", audit.ErrProof, len(h))

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats"
 )
 
 // Exit codes; the help topic exit-codes tells them.
@@ -52,7 +53,7 @@ func denied(code capability.Code) error {
 
 // explainers turn errors of the packages below into failures; each file that
 // talks to such a package knows its errors. The first that answers wins.
-var explainers = []func(error) *failure{explainBackup, explainNode, explainAudit, explainPossession, explainClient, explainCapability, explainSystem}
+var explainers = []func(error) *failure{explainBackup, explainNode, explainAudit, explainPossession, explainClient, explainCaveats, explainCapability, explainSystem}
 
 // explain finds the code, the message and the hint of any error.
 func explain(err error) *failure {
@@ -91,6 +92,16 @@ func explainCapability(err error) *failure {
 		message += ": " + says
 	}
 	return &failure{Code: string(code), Message: message, Hint: capabilityHints[code]}
+}
+
+func explainCaveats(err error) *failure {
+	switch {
+	case errors.Is(err, caveats.ErrCondition):
+		return &failure{Code: "invalid_caveat", Message: lower(err.Error()), Hint: capabilityHints[capability.CodeUnknownCaveat]}
+	case errors.Is(err, caveats.ErrResource):
+		return &failure{Code: "invalid_resource", Message: lower(err.Error()), Hint: "a resource is segments apart by slashes, such as files/q3"}
+	}
+	return nil
 }
 
 func explainSystem(err error) *failure {

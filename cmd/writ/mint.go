@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -112,13 +113,18 @@ func (a *app) mint(cmd *cobra.Command, o *mintOptions) error {
 		return err
 	}
 	defer c.Close()
-	issued, err := c.Issue(ctx, *r)
+	// A token that cannot be kept is not to be issued.
+	out, err := newSecretFile(o.out)
 	if err != nil {
 		return err
 	}
+	issued, err := c.Issue(ctx, *r)
+	if err != nil {
+		return errors.Join(err, out.discard())
+	}
 	answer := mintAnswer{TokenResponse: issued}
-	if o.out != "" && o.out != "-" {
-		if err := writeSecret(cmd, o.out, issued.Token); err != nil {
+	if out != nil {
+		if err := out.write(issued.Token); err != nil {
 			return err
 		}
 		answer.File, issued.Token = o.out, ""

@@ -181,14 +181,43 @@ func writeSecret(cmd *cobra.Command, path, secret string) error {
 	if path == "" || path == "-" {
 		return writeAll(cmd.OutOrStdout(), []byte(secret+"\n"))
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := newSecretFile(path)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(secret + "\n")
+	return f.write(secret)
+}
+
+// secretFile is a new file for a credential that is still to come.
+type secretFile struct{ *os.File }
+
+// newSecretFile makes one that only its owner can read, or none for the name "-"
+// or none.
+func newSecretFile(path string) (*secretFile, error) {
+	if path == "" || path == "-" {
+		return nil, nil
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return &secretFile{f}, nil
+}
+
+// write stores the credential and closes the file, or takes the file away.
+func (f *secretFile) write(secret string) error {
+	_, err := f.WriteString(secret + "\n")
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err != nil {
-		_ = os.Remove(path)
+		_ = os.Remove(f.Name())
 	}
 	return err
+}
+
+// discard takes the file away: there is no credential for it.
+func (f *secretFile) discard() error {
+	if f == nil {
+		return nil
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/capability"
 )
 
 type revokeOptions struct {
@@ -92,7 +93,36 @@ func (o *revokeOptions) named(cmd *cobra.Command) (*api.RevokeRequest, error) {
 	if out != nil && (o.whole || o.token.file != "") {
 		return nil, usage(cmd, "%s names what to revoke: no token is read", flags[0])
 	}
-	return out, nil
+	return out, o.wellFormed(cmd)
+}
+
+// wellFormed refuses names that nothing can have, before anyone is asked.
+func (o *revokeOptions) wellFormed(cmd *cobra.Command) error {
+	for _, f := range []struct {
+		name, value, want string
+		parse             func(string) error
+	}{
+		{"id", o.id, "token id: a UUID in lower case", func(s string) error { _, err := capability.ParseTokenID(s); return err }},
+		{"branch", o.branch, "branch id: 32 hexadecimal digits", func(s string) error { _, err := capability.ParseBranchID(s); return err }},
+		{"holder", o.holder, "key: jkt:… or x5t:…", func(s string) error { _, err := capability.ParseHolderKey(s); return err }},
+		{"device", o.device, "device id: 64 hexadecimal digits", func(s string) error { _, err := capability.ParseDeviceID(s); return err }},
+		{"subject", o.subject, "subject: 1 to 200 visible ASCII characters", validName(capability.MaxSubject)},
+		{"for-audience", o.audience, "audience: 1 to 100 visible ASCII characters", validName(capability.MaxAudience)},
+	} {
+		if cmd.Flags().Changed(f.name) && f.parse(f.value) != nil {
+			return usage(cmd, "--%s %q is no %s", f.name, f.value, f.want)
+		}
+	}
+	return nil
+}
+
+func validName(most int) func(string) error {
+	return func(s string) error {
+		if !capability.ValidName(s, most) {
+			return capability.ErrBadID
+		}
+		return nil
+	}
 }
 
 func (a *app) revoke(cmd *cobra.Command, o *revokeOptions) error {
@@ -119,6 +149,9 @@ func (a *app) revoke(cmd *cobra.Command, o *revokeOptions) error {
 		}
 		if r.Branch != "" {
 			what += " branch " + r.Branch
+		}
+		if named != nil && r.Token == "" {
+			what += " " + revoked(named)
 		}
 		also := ""
 		if r.Reached > 0 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -131,6 +132,11 @@ service renews the credential by itself from then on.`,
 			}
 			defer c.Close()
 			joined, err := c.Join(cmd.Context(), api.JoinRequest{Name: args[0], JoinSecret: secret})
+			if errors.Is(err, api.CodeUnauthorized) {
+				f := *explain(err)
+				f.Hint = "a secret is good once, for a day, and for the service of this name: writ service add prints one"
+				return &f
+			}
 			if err != nil {
 				return err
 			}

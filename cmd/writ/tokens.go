@@ -27,6 +27,9 @@ A page is as fresh as the node that answered; --after takes the next one.`,
 		Example: `  writ tokens list --audience corp`,
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if q.Limit < 0 {
+				return usage(cmd, "--limit is not negative")
+			}
 			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.TokenList, error) {
 				page, err := c.Tokens(ctx, q)
 				if err == nil {
@@ -125,6 +128,9 @@ fresh as the node that answered; --after takes the next one.`,
 		Example: "  writ tokens revoked --kind branch",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if q.Limit < 0 {
+				return usage(cmd, "--limit is not negative")
+			}
 			q.Kind = api.RevocationKind(kind)
 			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.RevocationList, error) {
 				page, err := c.Revocations(ctx, q)

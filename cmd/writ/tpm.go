@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -97,7 +98,7 @@ func explainTPM(err error) *failure {
 	case errors.Is(err, wallet.ErrFile):
 		return &failure{Code: "wallet", Message: msg}
 	}
-	if p, ok := errors.AsType[*fs.PathError](err); ok && filepath.Dir(p.Path) == "/dev" {
+	if p, ok := errors.AsType[*fs.PathError](err); ok && strings.HasPrefix(p.Path, "/dev/tpm") {
 		f := &failure{Code: "tpm", Message: msg, Hint: "is there a TPM? --tpm names another one; writ dev --tpm starts a software TPM"}
 		if errors.Is(err, fs.ErrPermission) {
 			f.Hint = "the group tss may use it: usermod --append --groups tss USER"

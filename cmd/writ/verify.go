@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,6 +97,11 @@ func (a *app) verify(cmd *cobra.Command, o *verifyOptions) error {
 	req, err := o.request(cmd)
 	if err != nil {
 		return err
+	}
+	for _, l := range o.honor {
+		if !slices.Contains(caveats.LogLevels(), l) {
+			return usage(cmd, "--honor %q is none of %s", l, strings.Join(caveats.LogLevels(), ", "))
+		}
 	}
 	words, err := o.token.words(cmd)
 	if err != nil {
@@ -293,6 +299,7 @@ var refusals = map[capability.Code]string{
 	capability.CodeContextDenied:     "the circumstances are not those allowed",
 	capability.CodeRequestMismatch:   "it is for another request",
 	capability.CodeHolderProof:       "it needs proof of possession of a key",
+	capability.CodeReplayed:          "the proof or the request was used before",
 	capability.CodeBudgetExhausted:   "its calls are spent",
 	capability.CodeRateLimited:       "it is used too often; try again later",
 	capability.CodeDischargeRequired: "it needs a discharge that did not come with it",
