@@ -253,9 +253,13 @@ func (x *exchange) clear(action string, resources ...[]string) error {
 			verify = x.s.verifier.DryRun
 		}
 		err := verify(x.ctx(), g, x.set, x.request(action, res))
-		if errors.Is(err, capability.CodeUnregistered) && x.s.a.CatchUp(x.ctx()) {
+		if errors.Is(err, capability.CodeUnregistered) {
 			// It may have been issued a moment ago, through another node.
-			err = verify(x.ctx(), g, x.set, x.request(action, res))
+			if x.s.a.CatchUp(x.ctx()) {
+				err = verify(x.ctx(), g, x.set, x.request(action, res))
+			} else if !x.s.a.Leads() {
+				err = errCannotTell
+			}
 		}
 		if err != nil {
 			return credentialRefusal(err)
@@ -267,6 +271,10 @@ func (x *exchange) clear(action string, resources ...[]string) error {
 	x.call.Caller = authority.Caller{Name: g.Subject(), Token: g.ID(), Branches: g.AppendBranches(nil), Audience: g.Audience(), Credential: x.token}
 	return nil
 }
+
+// errCannotTell is what a node says of a credential that it does not know while it
+// does not know either what was acknowledged elsewhere: another node may.
+var errCannotTell = &capability.Refusal{Code: capability.CodeUnavailable, Detail: "the credential is not known here, and the node cannot catch up"}
 
 func remote(r *http.Request) netip.Addr {
 	ap, err := netip.ParseAddrPort(r.RemoteAddr)

@@ -1,7 +1,10 @@
 package server_test
 
 import (
+	"errors"
+	"net/http"
 	"testing"
+	"time"
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/authoritytest"
@@ -47,5 +50,38 @@ func TestHolderBoundCredentialThroughFollower(t *testing.T) {
 	}
 	if issue(thief) == nil || issue(nil) == nil {
 		t.Error("without the key: issued")
+	}
+}
+
+// A node that is cut off does not know what was issued since: it does not say of a
+// good credential that it is none, which would be the end of a client's trying.
+func TestNodeThatCannotTell(t *testing.T) {
+	c := authoritytest.StartCluster(t, 3, authoritytest.Options{Bound: time.Minute})
+	followers, err := c.Followers(t.Context())
+	if err != nil || len(followers) == 0 {
+		t.Fatalf("followers: %d, %v", len(followers), err)
+	}
+	behind := followers[0]
+	c.Isolate(behind.Name)
+	credential := c.Mint(t, api.AdminAudience, "operator").Token
+	cfg := c.Config(credential)
+	cfg.Addrs, cfg.Attempts = []string{behind.Addr}, 1
+	cl, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	_, err = cl.Status(t.Context())
+	if e, ok := errors.AsType[*client.Error](err); !ok || e.Problem.Status != http.StatusServiceUnavailable {
+		t.Errorf("a credential that was issued behind the node's back: %v", err)
+	}
+	c.Heal()
+	for {
+		if _, err = cl.Status(t.Context()); err == nil {
+			return
+		}
+		if e, ok := errors.AsType[*client.Error](err); !ok || e.Problem.Status != http.StatusServiceUnavailable {
+			t.Fatalf("while it catches up: %v", err)
+		}
 	}
 }
