@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -107,7 +108,8 @@ func (a *Authority) awaitState(ctx context.Context) error {
 		if r, ok := a.machine.Member(a.cfg.NodeID); ok && r.State == state.MemberRemoved {
 			return fmt.Errorf("%w: node %q", raftstore.ErrRemoved, a.cfg.NodeID)
 		}
-		if a.machine.Cluster().ID != "" && sealedKey(a.machine, state.PurposeWrap+a.cfg.NodeID, 0) != nil {
+		// The wrap that the state has may still be for the key that the node had.
+		if w := sealedKey(a.machine, state.PurposeWrap+a.cfg.NodeID, 0); a.machine.Cluster().ID != "" && w != nil && bytes.Equal(w.Public, a.peers.recipient) {
 			return nil
 		}
 		if a.cfg.Bootstrap && a.store.IsLeader() && a.machine.Cluster().ID == "" {

@@ -93,15 +93,36 @@ func (r *keyring) secret(purpose string, epoch uint32) (*seal.Secret, error) {
 	if o, ok := r.opened[name]; ok && bytes.Equal(o.sealed, k.Sealed) {
 		return o.secret, nil
 	}
-	if err := r.follow(k.Under); err != nil {
+	k, plain, err := r.open(purpose, epoch)
+	if err != nil {
 		return nil, err
 	}
-	s, err := r.cluster.OpenSecret(label(r.machine.Cluster().ID, k), k.Sealed)
+	defer clear(plain)
+	s, err := seal.SecretFromBytes(plain)
 	if err != nil {
-		return nil, fmt.Errorf("opening the %s key of epoch %d: %w", purpose, epoch, err)
+		return nil, err
 	}
 	r.opened[name] = openedSecret{k.Sealed, s}
 	return s, nil
+}
+
+// open opens a key as the state has it now. mu is held.
+func (r *keyring) open(purpose string, epoch uint32) (k *state.SealedKey, plain []byte, err error) {
+	for range followTries {
+		if k = sealedKey(r.machine, purpose, epoch); k == nil {
+			return nil, nil, &Error{Code: capability.CodeUnknownKey, Detail: "no such key"}
+		}
+		if err = r.follow(k.Under); err == nil {
+			if plain, err = r.cluster.Open(label(r.machine.Cluster().ID, k), k.Sealed); err != nil {
+				err = fmt.Errorf("opening the %s key of epoch %d: %w", purpose, epoch, err)
+			}
+			return k, plain, err
+		}
+		if !errors.Is(err, errKeyMoved) {
+			break
+		}
+	}
+	return nil, nil, err
 }
 
 // issuer opens the cluster's CA.
@@ -115,12 +136,9 @@ func (r *keyring) issuer() (*issuer, error) {
 	if r.ca != nil && bytes.Equal(r.ca.public, k.Public) {
 		return r.ca, nil
 	}
-	if err := r.follow(k.Under); err != nil {
-		return nil, err
-	}
-	private, err := r.cluster.Open(label(r.machine.Cluster().ID, k), k.Sealed)
+	k, private, err := r.open(state.PurposeCA, 1)
 	if err != nil {
-		return nil, fmt.Errorf("opening the CA's key: %w", err)
+		return nil, err
 	}
 	defer clear(private)
 	ca, err := newIssuer(k.Public, private)
@@ -145,20 +163,30 @@ func (r *keyring) follow(under uint32) error {
 	// Whoever still seals under the old one is refused by the state.
 	r.cluster, r.under = key, number
 	if number != under {
-		return fmt.Errorf("%w: the cluster key is number %d, not %d", ErrKeyFile, number, under)
+		return fmt.Errorf("%w: number %d, not %d", errKeyMoved, number, under)
 	}
 	return nil
 }
+
+// errKeyMoved: the cluster key has changed since what is to be opened was read.
+var errKeyMoved = fmt.Errorf("%w: the cluster key is another one by now", ErrKeyFile)
+
+// followTries bounds how often a key is read again because the cluster key changed
+// in between.
+const followTries = 5
 
 // sealer returns the cluster key in force, to seal and to wrap, and its number,
 // which what is sealed must carry.
 func (r *keyring) sealer() (*seal.ClusterKey, uint32, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.follow(r.machine.Cluster().Key); err != nil {
-		return nil, 0, err
+	var err error
+	for range followTries {
+		if err = r.follow(r.machine.Cluster().Key); err == nil || !errors.Is(err, errKeyMoved) {
+			break
+		}
 	}
-	return r.cluster, r.under, nil
+	return r.cluster, r.under, err
 }
 
 // until says when a key of this epoch and generation verifies nothing any more

@@ -51,6 +51,13 @@ func MemberRoot(ctx context.Context, cfg Config) (string, error) {
 		return "", err
 	}
 	defer identity.Destroy()
+	if file, err := readNodeFile(cfg.Dir); err != nil {
+		return "", err
+	} else if file != nil {
+		if err := file.own(cfg, identity); err != nil {
+			return "", err
+		}
+	}
 	var answer rootAnswer
 	return answer.Token, askPeers(ctx, cfg, identity, methodRoot, rootRequest{Node: cfg.NodeID}, &answer)
 }
@@ -202,11 +209,22 @@ func changeMemberKey(ctx context.Context, cfg, made Config) (err error) {
 	if err != nil {
 		return err
 	}
-	err = askPeers(ctx, cfg, old, methodRekey, change, new(struct{}))
-	if errors.Is(err, raftstore.ErrRefused) {
-		if again := askPeers(ctx, cfg, next, methodRekey, change, new(struct{})); again == nil {
-			err = nil // they knew it by the new key already
+	deadline, cancel := context.WithTimeout(ctx, askPeersFor)
+	defer cancel()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for {
+		err = askPeers(ctx, cfg, old, methodRekey, change, new(struct{}))
+		// The change cuts the connection that it came by, maybe before the answer
+		// is through; and it was perhaps made before, as not every peer knows yet.
+		unsure := errors.Is(err, raftstore.ErrIndeterminate) || errors.Is(err, raftstore.ErrRefused)
+		if unsure && askPeers(ctx, cfg, next, methodRekey, change, new(struct{})) == nil {
+			err = nil
 		}
+		if err == nil || !unsure || deadline.Err() != nil {
+			break
+		}
+		<-again.C
 	}
 	if err != nil {
 		return fmt.Errorf("having the other nodes know the new key (%s stays for the next try): %w", made.KeyFile, err)
