@@ -10,9 +10,10 @@ FUZZTIME  ?= 20s
 SEED      ?= 1
 SEEDS     ?= 4
 SECONDS   ?= 30
+RUNS      ?= 2
 FAILOVERS ?= 200
 TOOLS     := .ci/tools/go.mod
-DEBIAN    := gcc libc6-dev python3 python3-pymacaroons swtpm swtpm-tools tpm2-tools
+DEBIAN    := gcc iproute2 libc6-dev python3 python3-pymacaroons swtpm swtpm-tools systemd tpm2-tools
 
 .DEFAULT_GOAL := help
 .PHONY: help demo build test lint bench bench-cluster fuzz cover setup chaos
@@ -31,8 +32,9 @@ test: setup ## vet, and run every test under the race detector
 	$(GO) vet ./...
 	$(GO) test -race -timeout 9m ./...
 
-lint: ## run the linters of .golangci.yml, pinned in .ci/tools
+lint: ## run the linters of .golangci.yml, pinned in .ci/tools, and check the manifests against Kubernetes' types
 	$(GO) tool -modfile=$(TOOLS) golangci-lint run ./...
+	cd .ci/manifests && $(GO) run . $(CURDIR)/deploy/kubernetes/writ.yaml
 
 BENCH = $(GO) test -run '^$$' -benchmem -benchtime $(BENCHTIME) -count $(COUNT)
 
@@ -55,15 +57,25 @@ fuzz: ## run every fuzz target for FUZZTIME each (20s)
 	  done; \
 	done
 
-chaos: ## run the fault campaign: SEEDS seeds (4) from SEED (1), SECONDS each (30)
+chaos: setup ## run the fault campaign: SEEDS seeds (4) from SEED (1), SECONDS each (30), then RUNS seeds (2) on real processes, as root
 	$(GO) test -race -count 1 -tags chaos -timeout 0 -v -run TestCampaign ./authority/chaos \
 	  -chaos.seed $(SEED) -chaos.seeds $(SEEDS) -chaos.time $(SECONDS)s
+	$(GO) test -count 1 -timeout 0 -v -run TestCampaign ./authority/chaos/process \
+	  -process.seed $(SEED) -process.seeds $(RUNS) -process.time $(SECONDS)s
 
 cover: setup ## measure what the tests cover, over package borders
 	$(GO) test -timeout 9m -coverpkg=./... -coverprofile=cover.out ./...
 	$(GO) tool cover -func=cover.out | tail -1
 
-setup: ## install the Debian packages that tests need, where they are missing
+setup: bin/promtool ## install the Debian packages that tests need, where they are missing
 	@dpkg -s $(DEBIAN) >/dev/null 2>&1 || { \
 	  sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
 	  $$sudo apt-get update -q && $$sudo apt-get install -qy --no-install-recommends $(DEBIAN); }
+
+# Out of Debian's package prometheus, which would come with a service that starts.
+bin/promtool:
+	@mkdir -p bin; dir=$$(mktemp -d); trap 'rm -rf $$dir' EXIT; cd $$dir; \
+	get() { apt-get -o APT::Sandbox::User= download -q prometheus; }; \
+	get 2>/dev/null || { sudo=; test "$$(id -u)" = 0 || sudo=sudo; $$sudo apt-get update -q; get; }; \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool > promtool; \
+	chmod +x promtool; mv promtool $(CURDIR)/bin/

@@ -1,17 +1,23 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
+	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 )
 
 func (c *config) checkTracing() error {
@@ -39,7 +45,7 @@ func (c *config) tracing(ctx context.Context, log *slog.Logger) (trace.TracerPro
 	if err != nil {
 		return nil, nil, configError("trace_endpoint %q is no URL", c.TraceEndpoint)
 	}
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint), otlptracehttp.WithTimeout(5*time.Second))
+	exporter, err := otlptrace.New(ctx, spanCollector(endpoint))
 	if err != nil {
 		return nil, nil, configError("trace_endpoint: %v", err)
 	}
@@ -57,4 +63,41 @@ func (c *config) tracing(ctx context.Context, log *slog.Logger) (trace.TracerPro
 		defer cancel()
 		_ = provider.Shutdown(ctx)
 	}, nil
+}
+
+// spanCollector takes spans at a URL, in OTLP over HTTP with protobuf. The module's
+// own client for this would link all of gRPC into writ.
+type spanCollector string
+
+// Start implements otlptrace.Client.
+func (spanCollector) Start(context.Context) error { return nil }
+
+// Stop implements otlptrace.Client.
+func (spanCollector) Stop(context.Context) error { return nil }
+
+// UploadTraces implements otlptrace.Client. A batch that fails is not sent again.
+func (c spanCollector) UploadTraces(ctx context.Context, spans []*otlp.ResourceSpans) error {
+	// The message of the request, ExportTraceServiceRequest, has this one's
+	// encoding; it is generated together with a gRPC service.
+	body, err := proto.Marshal(&otlp.TracesData{ResourceSpans: spans})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, string(c), bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/x-protobuf")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection can be used again
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("the collector answers HTTP %d", resp.StatusCode)
+	}
+	return nil
 }

@@ -233,3 +233,14 @@ func TestHouseRules(t *testing.T) {
 		t.Fatalf("looked at %d files: the walk is wrong", files)
 	}
 }
+
+// The binary has no gRPC in it: only a service that serves gRPC links it.
+func TestBinaryHasNoGRPC(t *testing.T) {
+	for _, p := range list(t, "./cmd/writ") {
+		for _, dep := range p.Deps {
+			if strings.HasPrefix(dep, "google.golang.org/grpc") {
+				t.Errorf("%s comes with %s", p.ImportPath, dep)
+			}
+		}
+	}
+}
