@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,7 +26,9 @@ import (
 //	clock 960h
 //	state
 //
-// WRIT_FAILPOINTS_CLOCK is how far the clock is off from the start.
+// WRIT_FAILPOINTS_CLOCK is how far the clock is off from the start, and
+// WRIT_FAILPOINTS_SNAPSHOTS how many log entries come between snapshots, and stay
+// behind them.
 type failpoints struct {
 	disk  raftstoretest.Disk
 	clock atomic.Int64 // nanoseconds ahead
@@ -45,6 +48,13 @@ func (n *node) sabotage(cfg *authority.Config) error {
 			return err
 		}
 		f.clock.Store(int64(off))
+	}
+	if text := os.Getenv("WRIT_FAILPOINTS_SNAPSHOTS"); text != "" {
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return err
+		}
+		cfg.SnapshotThreshold, cfg.TrailingLogs = n, n
 	}
 	n.now = func() time.Time { return time.Now().Add(time.Duration(f.clock.Load())) }
 	n.opened = f.node.Store

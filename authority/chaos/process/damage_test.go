@@ -1,0 +1,160 @@
+//go:build linux
+
+package process
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Where bbolt's meta pages, the first two, have their fields: behind a page header
+// of 16 bytes.
+const (
+	metaPgid = 56 // pages in use
+	metaTxid = 64
+	metaEnd  = 80
+)
+
+// damage ends a follower, does something to one of its files and starts it again.
+// It refuses, or all goes on as if nothing had been: what it must not do is
+// something else than the others. One that refuses is replaced by another node.
+func (r *campaign) damage(ctx context.Context, n *node, what string, mustRefuse bool, do func() error) (undo, error) {
+	n.kill()
+	if err := do(); err != nil {
+		return nothing, fmt.Errorf("%s: %w", what, err)
+	}
+	err := n.restart(ctx)
+	e, refused := errors.AsType[*ended](err)
+	switch {
+	case err != nil && !refused:
+		r.violated("%s: %v", what, err)
+		n.kill()
+	case refused && (e.exit == 0 || e.code == "no code"):
+		r.violated("%s: %v", what, e)
+	case !refused && mustRefuse:
+		r.violated("%s, and %s starts", what, n.name)
+	}
+	r.t.Logf("%s of %s: %v", what, n.name, err)
+	if err == nil {
+		// It may find what is wrong only when it needs it.
+		if err := r.settle(ctx); err == nil {
+			return nothing, nil
+		}
+		select {
+		case <-n.exited:
+			n.cmd = nil
+		default:
+			r.violated("%s: %s neither ends nor works", what, n.name)
+			n.kill()
+		}
+	}
+	r.refused++
+	return nothing, r.replace(ctx, n)
+}
+
+// tornLog takes the end off the log, as a write does that was cut short.
+func (r *campaign) tornLog(ctx context.Context, s scene) (undo, error) {
+	path := filepath.Join(s.follower.data(), "writ/raft/raft.db")
+	return r.damage(ctx, s.follower, "a torn log", true, func() error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		used := int64(0)
+		for page := range 2 {
+			var meta [metaEnd]byte
+			if _, err := f.ReadAt(meta[:], int64(page*os.Getpagesize())); err != nil {
+				return err
+			}
+			used = max(used, int64(binary.LittleEndian.Uint64(meta[metaPgid:])))
+		}
+		return os.Truncate(path, (used-1)*int64(os.Getpagesize())-int64(s.choice%4096))
+	})
+}
+
+// flippedMeta flips a bit of one of bbolt's meta pages.
+func (r *campaign) flippedMeta(ctx context.Context, s scene) (undo, error) {
+	path := filepath.Join(s.follower.data(), "writ/raft/raft.db")
+	random := rand.New(rand.NewPCG(s.choice, 0))
+	off := int64(random.IntN(2)*os.Getpagesize() + 16 + random.IntN(metaEnd-16))
+	return r.damage(ctx, s.follower, fmt.Sprintf("a flipped bit at %d in raft.db", off), true, func() error {
+		return flip(path, off, 1<<random.IntN(8))
+	})
+}
+
+// flipped flips a bit of what is written in one of these files of a node, which
+// have patterns as in path.Match.
+func flipped(patterns ...string) func(*campaign, context.Context, scene) (undo, error) {
+	return func(r *campaign, ctx context.Context, s scene) (undo, error) {
+		n := s.follower
+		random := rand.New(rand.NewPCG(s.choice, 0))
+		var files []string
+		waiting, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		defer cancel()
+		if err := until(waiting, "a file to damage", func() error { // a snapshot comes after a while
+			for _, p := range patterns {
+				found, err := filepath.Glob(filepath.Join(n.data(), "writ", p))
+				if err != nil {
+					return err
+				}
+				files = append(files, found...)
+			}
+			if len(files) == 0 {
+				return fmt.Errorf("none of %v", patterns)
+			}
+			return nil
+		}); err != nil {
+			return nothing, err
+		}
+		slices.Sort(files)
+		for range 100 {
+			path := files[random.IntN(len(files))]
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return nothing, err
+			}
+			if len(b) == 0 {
+				continue
+			}
+			off := random.IntN(len(b))
+			if b[off] == 0 && !strings.HasSuffix(path, ".json") {
+				// Most of a database is space for later. It is not a kind of its own.
+				if off = slices.IndexFunc(b[off:], func(c byte) bool { return c != 0 }) + off; b[off] == 0 {
+					continue
+				}
+			}
+			name, err := filepath.Rel(n.dir, path)
+			if err != nil {
+				return nothing, err
+			}
+			return r.damage(ctx, n, fmt.Sprintf("a flipped bit at %d in %s", off, name), false, func() error {
+				return flip(path, int64(off), 1<<random.IntN(8))
+			})
+		}
+		return nothing, fmt.Errorf("nothing to flip in %v", patterns)
+	}
+}
+
+func flip(path string, off int64, bit byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], off); err != nil {
+		return err
+	}
+	b[0] ^= bit
+	_, err = f.WriteAt(b[:], off)
+	return err
+}
