@@ -12,8 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/atomicfile"
@@ -31,19 +34,24 @@ const (
 // ErrState is wrapped by every error about a File's state.
 var ErrState = errors.New("discharger: state file")
 
+var errFull = fmt.Errorf("%w: it holds %d devices already", ErrState, maxDevices)
+
 // File is the Store of a discharger on its own: policies and roots are files
 // that an operator puts there (DIR/policies/NAME.json, DIR/roots/NAME.pem), read
 // when they are asked for; devices and used challenges are in DIR/state.json,
 // which is replaced in one step and synced before a discharge is handed out.
 //
 // A policy's version is what the document says, or 1: whoever edits a policy
-// raises it. One process at a time has a File.
+// raises it. Several processes on one machine may have the File open: changes
+// take turns (DIR/state.lock), and each sees those of the others. So an operator
+// revokes and forgets devices while the discharger runs.
 type File struct {
 	dir string
 	now func() time.Time
 
 	mu    sync.Mutex
-	state fileState // guarded by mu
+	state fileState   // guarded by mu
+	read  os.FileInfo // of the file that state was read from, or nil; guarded by mu
 }
 
 type fileState struct {
@@ -53,14 +61,15 @@ type fileState struct {
 
 // fileDevice is what is known of a device.
 type fileDevice struct {
-	Device   capability.DeviceID `json:"device"`
-	AKs      []string            `json:"aks"` // TPM Names, hexadecimal
-	Holder   string              `json:"holder"`
-	Counters attest.Counters     `json:"counters"`
-	Policy   string              `json:"policy"`
-	Version  uint64              `json:"policy_version,omitempty"`
-	Attested time.Time           `json:"attested"`
-	Revoked  string              `json:"revoked,omitempty"` // why
+	Device    capability.DeviceID `json:"device"`
+	AKs       []string            `json:"aks"` // TPM Names, hexadecimal
+	Holder    string              `json:"holder"`
+	Counters  attest.Counters     `json:"counters"`
+	Policy    string              `json:"policy"`
+	Version   uint64              `json:"policy_version,omitempty"`
+	Attested  time.Time           `json:"attested"`
+	Revoked   string              `json:"revoked,omitempty"` // why
+	RevokedAt time.Time           `json:"revoked_at,omitzero"`
 }
 
 // fileUsed is a challenge that was answered.
@@ -72,17 +81,71 @@ type fileUsed struct {
 // OpenFile opens the store in dir. Errors: ErrState.
 func OpenFile(dir string, now func() time.Time) (*File, error) {
 	f := &File{dir: dir, now: now}
-	b, err := readBounded(f.path(), maxStateFile)
+	return f, f.refresh()
+}
+
+// refresh reads the state, where it is not what was read last. It is for whoever
+// holds mu, or has f alone.
+func (f *File) refresh() error {
+	info, err := os.Stat(f.path())
 	if errors.Is(err, fs.ErrNotExist) {
-		return f, nil
+		f.state, f.read = fileState{}, nil
+		return nil
 	}
+	if err == nil && f.read != nil && os.SameFile(info, f.read) && info.ModTime().Equal(f.read.ModTime()) && info.Size() == f.read.Size() {
+		return nil
+	}
+	var state fileState
 	if err == nil {
-		err = api.Decode(b, &f.state)
+		var b []byte
+		if b, err = readBounded(f.path(), maxStateFile); err == nil {
+			err = api.Decode(b, &state)
+		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrState, err)
+		return fmt.Errorf("%w: %w", ErrState, err)
 	}
-	return f, nil
+	f.state, f.read = state, info
+	return nil
+}
+
+// change makes the next state, and puts it on disk before it returns. No other
+// process changes it meanwhile.
+func (f *File) change(next func(fileState) (fileState, error)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	unlock, err := lockFile(filepath.Join(f.dir, "state.lock"))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrState, err)
+	}
+	defer unlock()
+	if err := f.refresh(); err != nil {
+		return err
+	}
+	state, err := next(f.state)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(&state, "", "  ")
+	if err == nil {
+		err = atomicfile.Replace(f.path(), append(b, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrState, err)
+	}
+	return f.refresh()
+}
+
+// lockFile waits until no other process holds the lock file, and holds it.
+func lockFile(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 func (f *File) path() string { return filepath.Join(f.dir, "state.json") }
@@ -140,19 +203,88 @@ func (f *File) Roots(bundle string) (*verifier.Roots, bool) {
 func (f *File) Device(id capability.DeviceID) (*attest.Stored, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	d := f.find(id)
+	if err := f.refresh(); err != nil {
+		return nil, err
+	}
+	d := f.state.find(id)
 	if d == nil {
 		return nil, nil
 	}
 	return d.stored()
 }
 
-func (f *File) find(id capability.DeviceID) *fileDevice {
-	i := slices.IndexFunc(f.state.Devices, func(d fileDevice) bool { return d.Device == id })
+// Devices lists what is known of each device, by id.
+func (f *File) Devices() ([]api.DeviceInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.refresh(); err != nil {
+		return nil, err
+	}
+	list := make([]api.DeviceInfo, len(f.state.Devices))
+	for i := range f.state.Devices {
+		list[i] = f.state.Devices[i].info()
+	}
+	slices.SortFunc(list, func(a, b api.DeviceInfo) int { return strings.Compare(a.Device, b.Device) })
+	return list, nil
+}
+
+// Revoke has a device, known or not, attested no more until Forget. Why is kept.
+func (f *File) Revoke(id capability.DeviceID, why string) error {
+	return f.change(func(s fileState) (fileState, error) {
+		d := fileDevice{Device: id}
+		if known := s.find(id); known != nil {
+			d = *known
+		} else if len(s.Devices) >= maxDevices {
+			return s, errFull
+		}
+		if d.Revoked == "" {
+			d.Revoked, d.RevokedAt = why, f.now().UTC()
+		}
+		return s.with(d), nil
+	})
+}
+
+// Forget forgets a device, so that it can enroll anew. It reports false if
+// there is none.
+func (f *File) Forget(id capability.DeviceID) (known bool, err error) {
+	err = f.change(func(s fileState) (fileState, error) {
+		known = s.find(id) != nil
+		return s.without(id), nil
+	})
+	return known, err
+}
+
+func (s *fileState) find(id capability.DeviceID) *fileDevice {
+	i := slices.IndexFunc(s.Devices, func(d fileDevice) bool { return d.Device == id })
 	if i < 0 {
 		return nil
 	}
-	return &f.state.Devices[i]
+	return &s.Devices[i]
+}
+
+// without is the state but for a device.
+func (s fileState) without(id capability.DeviceID) fileState {
+	s.Devices = slices.DeleteFunc(slices.Clone(s.Devices), func(d fileDevice) bool { return d.Device == id })
+	return s
+}
+
+// with is the state with a device as it is now.
+func (s fileState) with(d fileDevice) fileState {
+	s = s.without(d.Device)
+	s.Devices = append(s.Devices, d)
+	return s
+}
+
+// used is the state with a challenge that was answered, without those that
+// nobody could answer any more. Errors: it was answered before, or has expired.
+func (s fileState) used(challenge [attest.ChallengeIDSize]byte, expires, now time.Time) (fileState, error) {
+	name := hex.EncodeToString(challenge[:])
+	if !now.Before(expires) || slices.ContainsFunc(s.Used, func(u fileUsed) bool { return u.Challenge == name }) {
+		return s, attest.Refuse(attest.ReasonChallenge, "it was used, or has expired")
+	}
+	s.Used = slices.DeleteFunc(slices.Clone(s.Used), func(u fileUsed) bool { return !now.Before(u.Expires) })
+	s.Used = append(s.Used, fileUsed{name, expires})
+	return s, nil
 }
 
 func (d *fileDevice) stored() (*attest.Stored, error) {
@@ -167,71 +299,53 @@ func (d *fileDevice) stored() (*attest.Stored, error) {
 	return s, nil
 }
 
+func (d *fileDevice) info() api.DeviceInfo {
+	return api.DeviceInfo{
+		Device: d.Device.String(), AKs: d.AKs, Holder: d.Holder, Reset: d.Counters.Reset, Restart: d.Counters.Restart, Clock: d.Counters.Clock,
+		Policy: d.Policy, PolicyVersion: d.Version, Attested: d.Attested, Revoked: d.RevokedAt, Reason: d.Revoked,
+	}
+}
+
 // Accept implements Store.
 func (f *File) Accept(_ context.Context, e *Accepted) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	r := e.Result
-	d := fileDevice{Device: r.Device}
-	if known := f.find(r.Device); known != nil {
-		d = *known
-	} else if len(f.state.Devices) >= maxDevices {
-		return fmt.Errorf("%w: it holds %d devices already", ErrState, maxDevices)
-	}
-	stored, err := d.stored()
-	switch {
-	case err != nil:
-		return err
-	case stored.Revoked:
-		return attest.Refuse(attest.ReasonRevoked, "device %s", r.Device)
-	case !r.Activated && !stored.Enrolled(r.AKName):
-		return attest.Refuse(attest.ReasonChallenge, "the device was forgotten meanwhile")
-	case !d.Attested.IsZero() && r.Counters.After(d.Counters) != nil:
-		return attest.Refuse(attest.ReasonChallenge, "newer evidence of this device came first")
-	}
-	if !stored.Enrolled(r.AKName) {
-		d.AKs = append(slices.Clone(d.AKs), hex.EncodeToString(r.AKName))
-		d.AKs = d.AKs[max(0, len(d.AKs)-attest.MaxAKs):]
-	}
-	d.Holder, d.Counters, d.Policy, d.Version, d.Attested = r.Holder.String(), r.Counters, r.Policy, r.Version, f.now().UTC()
-	return f.store(e.Challenge, e.Expires, d)
+	return f.change(func(s fileState) (fileState, error) {
+		r := e.Result
+		d := fileDevice{Device: r.Device}
+		if known := s.find(r.Device); known != nil {
+			d = *known
+		} else if len(s.Devices) >= maxDevices {
+			return s, errFull
+		}
+		stored, err := d.stored()
+		switch {
+		case err != nil:
+			return s, err
+		case stored.Revoked:
+			return s, attest.Refuse(attest.ReasonRevoked, "device %s", r.Device)
+		case !r.Activated && !stored.Enrolled(r.AKName):
+			return s, attest.Refuse(attest.ReasonChallenge, "the device was forgotten meanwhile")
+		case !d.Attested.IsZero() && r.Counters.After(d.Counters) != nil:
+			return s, attest.Refuse(attest.ReasonChallenge, "newer evidence of this device came first")
+		}
+		if !stored.Enrolled(r.AKName) {
+			d.AKs = append(slices.Clone(d.AKs), hex.EncodeToString(r.AKName))
+			d.AKs = d.AKs[max(0, len(d.AKs)-attest.MaxAKs):]
+		}
+		now := f.now()
+		d.Holder, d.Counters, d.Policy, d.Version, d.Attested = r.Holder.String(), r.Counters, r.Policy, r.Version, now.UTC()
+		return s.with(d).used(e.Challenge, e.Expires, now)
+	})
 }
 
 // Fail implements Store.
 func (f *File) Fail(_ context.Context, e *Failed) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	known := f.find(e.Device)
-	if known == nil {
-		return nil
-	}
-	d := *known
-	if e.Revoke && d.Revoked == "" {
-		d.Revoked = string(e.Refusal.Reason)
-	}
-	return f.store(e.Challenge, e.Expires, d)
-}
-
-// store consumes a challenge and puts a device, on disk first.
-func (f *File) store(challenge [attest.ChallengeIDSize]byte, expires time.Time, d fileDevice) error {
-	now := f.now()
-	name := hex.EncodeToString(challenge[:])
-	if !now.Before(expires) || slices.ContainsFunc(f.state.Used, func(u fileUsed) bool { return u.Challenge == name }) {
-		return attest.Refuse(attest.ReasonChallenge, "it was used, or has expired")
-	}
-	next := fileState{
-		Devices: slices.DeleteFunc(slices.Clone(f.state.Devices), func(o fileDevice) bool { return o.Device == d.Device }),
-		Used:    slices.DeleteFunc(slices.Clone(f.state.Used), func(u fileUsed) bool { return !now.Before(u.Expires) }),
-	}
-	next.Devices = append(next.Devices, d)
-	next.Used = append(next.Used, fileUsed{name, expires})
-	b, err := json.MarshalIndent(&next, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := atomicfile.Replace(f.path(), append(b, '\n')); err != nil {
-		return fmt.Errorf("%w: %w", ErrState, err)
-	}
-	f.state = next
-	return nil
+	return f.change(func(s fileState) (fileState, error) {
+		now := f.now()
+		if known := s.find(e.Device); known != nil && e.Revoke && known.Revoked == "" {
+			d := *known
+			d.Revoked, d.RevokedAt = string(e.Refusal.Reason), now.UTC()
+			s = s.with(d)
+		}
+		return s.used(e.Challenge, e.Expires, now)
+	})
 }

@@ -234,6 +234,55 @@ func TestStandaloneRevokes(t *testing.T) {
 	}
 }
 
+// TestStandaloneOperator: another process revokes, lists and forgets devices
+// while the discharger runs, and neither loses what the other has written.
+func TestStandaloneOperator(t *testing.T) {
+	a := newAlone(t, nil)
+	if _, _, err := a.discharge(a.token("attested prod")); err != nil {
+		t.Fatal(err)
+	}
+	operator, err := discharger.OpenFile(a.dir, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := a.holder.Device()
+	if err := operator.Revoke(id, "stolen"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := operator.Devices()
+	if err != nil || len(list) != 1 || list[0].Device != id.String() || list[0].Policy != "prod" || list[0].PolicyVersion != 3 ||
+		list[0].Revoked.IsZero() || list[0].Reason != "stolen" {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if _, _, err := a.discharge(a.token("attested prod")); capability.CodeOf(err) != api.CodeAttestation {
+		t.Errorf("a revoked device: %v", err)
+	}
+	if known, err := operator.Forget(id); err != nil || !known {
+		t.Errorf("%v, %v", known, err)
+	}
+	_, finish, err := a.discharge(a.token("attested prod"))
+	if err != nil || len(finish.Activation) == 0 {
+		t.Errorf("a forgotten device does not enroll anew: %v", err)
+	}
+	if list, err = operator.Devices(); err != nil || len(list) != 1 || !list[0].Revoked.IsZero() {
+		t.Errorf("the operator does not see it: %+v, %v", list, err)
+	}
+	// One that was never seen can be revoked beforehand.
+	stranger := capability.DeviceID{7}
+	if err := operator.Revoke(stranger, "sold"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.client.AttestFinish(t.Context(), finish); capability.CodeOf(err) != api.CodeChallenge {
+		t.Errorf("a challenge that another process's change has made fresh: %v", err)
+	}
+	if known, err := operator.Forget(stranger); err != nil || !known {
+		t.Errorf("%v, %v", known, err)
+	}
+	if known, err := operator.Forget(stranger); err != nil || known {
+		t.Errorf("forgotten twice: %v, %v", known, err)
+	}
+}
+
 func TestFilesOfItsOwn(t *testing.T) {
 	dir := t.TempDir()
 	key, err := discharger.OpenKey(dir)

@@ -19,6 +19,7 @@ import (
 // TestIndependentClient has Debian's tpm2-tools enroll, quote and certify against
 // the same API: the shell script that docs/attestation.md shows.
 func TestIndependentClient(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	tpm := attesttest.StartTCP(t)
 	if _, err := r.root.SetRoots(t.Context(), "tools", api.RootsRequest{PEM: string(tpm.Roots)}); err != nil {

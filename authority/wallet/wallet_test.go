@@ -39,6 +39,7 @@ func code(err error) api.Code { return capability.CodeOf(err) }
 // TestAttestedHolder is the whole of it: a token that demands attestation, the
 // discharge by one call, the service that takes it from the holder alone.
 func TestAttestedHolder(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	token := r.mint(nil)
 	r.want(token, r.machine.key, 401, capability.CodeDischargeRequired)
@@ -95,6 +96,7 @@ func TestAttestedHolder(t *testing.T) {
 // TestThief: someone with the token, and a genuine TPM of his own that the
 // policy accepts.
 func TestThief(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	thief := newMachine(t, r.machine.tpm.Sibling(t), r.Client(""))
 	for name, change := range map[string]func(*api.IssueRequest){
@@ -121,6 +123,7 @@ func TestThief(t *testing.T) {
 }
 
 func TestDischargeAttacks(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	token := r.mint(nil)
 	whole := r.discharge(r.machine, token)
@@ -239,6 +242,7 @@ func TestDischargeAttacks(t *testing.T) {
 
 // TestChangedMachine: what it boots is not what the policy accepts any more.
 func TestChangedMachine(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(p *attest.Policy) { p.OnFailure = attest.Revoke })
 	whole := r.discharge(r.machine, r.mint(nil))
 	r.want(whole, r.machine.key, 200, "")
@@ -271,6 +275,7 @@ func TestChangedMachine(t *testing.T) {
 // TestPolicyOfOthers: a machine that does not satisfy a policy which it never
 // satisfied is refused, and has not changed.
 func TestPolicyOfOthers(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(p *attest.Policy) { p.OnFailure = attest.Revoke })
 	r.discharge(r.machine, r.mint(nil))
 	strict := policyOf(t, r.machine.holder, func(p *attest.Policy) {
@@ -291,6 +296,7 @@ func TestPolicyOfOthers(t *testing.T) {
 // TestRevokedDeviceIsNotMintedFor: not even where the revocation itself has
 // ended, since what is minted now could outlive it.
 func TestRevokedDeviceIsNotMintedFor(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	r.discharge(r.machine, r.mint(nil))
 	id := r.machine.holder.Device()
@@ -315,6 +321,7 @@ func TestRevokedDeviceIsNotMintedFor(t *testing.T) {
 
 // TestClearedTPM: the counters of a TPM that was cleared go back.
 func TestClearedTPM(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	for range 3 {
 		r.machine.tpm.Shutdown(t)
@@ -345,6 +352,7 @@ func (r *recorder) AttestFinish(ctx context.Context, f *attest.FinishRequest) (*
 }
 
 func TestEvidenceIsGoodOnce(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	anyone := r.Client("")
 	rec := &recorder{Discharger: anyone}
@@ -378,6 +386,7 @@ func TestEvidenceIsGoodOnce(t *testing.T) {
 }
 
 func TestEnrolment(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	if _, err := r.machine.wallet.Enroll(t.Context(), wallet.OwnLocation, "prod"); code(err) != api.CodeUnauthorized && !errors.Is(err, client.ErrNoToken) {
 		t.Errorf("a stranger enrolls: %v", err)
@@ -511,6 +520,7 @@ func TestWatch(t *testing.T) {
 // TestOvertaken: processes of one machine attest at the same time. That one's
 // evidence is older than what another has just proved is no offence.
 func TestOvertaken(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(p *attest.Policy) { p.OnFailure = attest.Revoke })
 	r.discharge(r.machine, r.mint(nil))
 	var all sync.WaitGroup

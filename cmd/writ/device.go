@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/authority/discharger"
 	"github.com/writ-dev/writ/authority/wallet"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats/attest"
@@ -100,8 +102,64 @@ devices. A token that demands attestation does not need it: writ discharge enrol
 	return cmd
 }
 
+// deviceBook is who knows devices: an authority, or the store of a discharger on
+// its own.
+type deviceBook interface {
+	Devices(ctx context.Context, cursor string, limit int) (*api.DeviceList, error)
+	Device(context.Context, capability.DeviceID) (*api.DeviceInfo, error)
+	Revoke(context.Context, api.RevokeRequest) (*api.RevokeResponse, error)
+	ForgetDevice(context.Context, capability.DeviceID, api.ForgetDeviceRequest) (*api.ForgetDeviceResponse, error)
+}
+
+// deviceFlags say which book.
+type deviceFlags struct {
+	conn  connection
+	store string
+}
+
+func (f *deviceFlags) add(cmd *cobra.Command) {
+	f.conn.add(cmd)
+	cmd.Flags().StringVar(&f.store, "store", "", "`directory` of a discharger on its own (writ discharger --dir) to look into, and no authority")
+}
+
+// askBook is ask, of a book.
+func askBook[T any](a *app, cmd *cobra.Command, f *deviceFlags,
+	call func(ctx context.Context, b deviceBook) (T, error), text func(p *printer, answer T)) error {
+	if f.store == "" {
+		return ask(a, cmd, &f.conn, func(ctx context.Context, c *client.Client) (T, error) { return call(ctx, c) }, text)
+	}
+	if _, err := os.Stat(f.store); err != nil {
+		return err
+	}
+	file, err := discharger.OpenFile(f.store, a.now)
+	if err != nil {
+		return err
+	}
+	answer, err := call(cmd.Context(), fileBook{file})
+	if err != nil {
+		return err
+	}
+	return a.emit(cmd, answer, func(p *printer) { text(p, answer) })
+}
+
+// deviceCommand is a command about one device.
+func deviceCommand[T any](a *app, cmd *cobra.Command,
+	call func(ctx context.Context, b deviceBook, id capability.DeviceID) (T, error), text func(p *printer, answer T)) *cobra.Command {
+	var f deviceFlags
+	cmd.Args = exactArguments("DEVICE")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		id, err := capability.ParseDeviceID(args[0])
+		if err != nil {
+			return usage(cmd, "%q is no device id", args[0])
+		}
+		return askBook(a, cmd, &f, func(ctx context.Context, b deviceBook) (T, error) { return call(ctx, b, id) }, text)
+	}
+	f.add(cmd)
+	return cmd
+}
+
 func newDeviceList(a *app) *cobra.Command {
-	var conn connection
+	var f deviceFlags
 	var cursor string
 	var limit int
 	cmd := &cobra.Command{
@@ -111,8 +169,8 @@ func newDeviceList(a *app) *cobra.Command {
 		Example: "  writ device list",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.DeviceList, error) {
-				page, err := c.Devices(ctx, cursor, limit)
+			return askBook(a, cmd, &f, func(ctx context.Context, b deviceBook) (*api.DeviceList, error) {
+				page, err := b.Devices(ctx, cursor, limit)
 				if err == nil {
 					a.sayMore(cmd, page.Next)
 				}
@@ -130,19 +188,10 @@ func newDeviceList(a *app) *cobra.Command {
 			})
 		},
 	}
-	conn.add(cmd)
+	f.add(cmd)
 	cmd.Flags().StringVar(&cursor, "after", "", "the next page, from the `cursor` of the one before")
 	cmd.Flags().IntVar(&limit, "limit", 0, "at most this `many` (default 100)")
 	return cmd
-}
-
-// deviceArgument reads a device id.
-func deviceArgument(cmd *cobra.Command, args []string) (capability.DeviceID, error) {
-	id, err := capability.ParseDeviceID(args[0])
-	if err != nil {
-		return id, usage(cmd, "%q is no device id", args[0])
-	}
-	return id, nil
 }
 
 const deviceExample = `  writ device enroll --policy dev --output json > d
@@ -150,25 +199,14 @@ const deviceExample = `  writ device enroll --policy dev --output json > d
 `
 
 func newDeviceShow(a *app) *cobra.Command {
-	var conn connection
-	cmd := &cobra.Command{
+	return deviceCommand(a, &cobra.Command{
 		Use:     "show DEVICE",
 		Short:   "show what is known of a device",
 		Long:    "Show what is known of a device, from its last good evidence. The posture is the holder's word.",
 		Example: deviceExample + `  writ device show "$D"`,
-		Args:    exactArguments("DEVICE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := deviceArgument(cmd, args)
-			if err != nil {
-				return err
-			}
-			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.DeviceInfo, error) {
-				return c.Device(ctx, id)
-			}, a.printDevice)
-		},
-	}
-	conn.add(cmd)
-	return cmd
+	}, func(ctx context.Context, b deviceBook, id capability.DeviceID) (*api.DeviceInfo, error) {
+		return b.Device(ctx, id)
+	}, a.printDevice)
 }
 
 func (a *app) printDevice(p *printer, d *api.DeviceInfo) {
@@ -191,58 +229,40 @@ func (a *app) printDevice(p *printer, d *api.DeviceInfo) {
 }
 
 func newDeviceRevoke(a *app) *cobra.Command {
-	var conn connection
 	var reason string
-	cmd := &cobra.Command{
+	cmd := deviceCommand(a, &cobra.Command{
 		Use:   "revoke DEVICE",
 		Short: "revoke a device, and with it everything that is bound to it",
 		Long: `Revoke a device: every verifier refuses what is bound to it within its bound, and it is
-attested no more, until writ device forget.`,
+attested no more, until writ device forget. With --store, a discharger on its own attests
+it no more; to reach what it has discharged already, revoke the device at the authority too.`,
 		Example: deviceExample + `  writ device forget "$D" --reason 'sold'
   writ device revoke "$(printf %064d 7)" --reason 'stolen'`,
-		Args: exactArguments("DEVICE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := deviceArgument(cmd, args)
-			if err != nil {
-				return err
-			}
-			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.RevokeResponse, error) {
-				return c.Revoke(ctx, api.RevokeRequest{Kind: api.RevokeDevice, Device: id.String(), Reason: reason})
-			}, func(p *printer, r *api.RevokeResponse) { p.line("revoked device %s", id.String()) })
-		},
-	}
-	conn.add(cmd)
+	}, func(ctx context.Context, b deviceBook, id capability.DeviceID) (*api.RevokeResponse, error) {
+		return b.Revoke(ctx, api.RevokeRequest{Kind: api.RevokeDevice, Device: id.String(), Reason: reason})
+	}, func(p *printer, r *api.RevokeResponse) { p.line("revoked") })
 	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for the audit log; required")
 	return cmd
 }
 
 func newDeviceForget(a *app) *cobra.Command {
-	var conn connection
 	var reason string
-	cmd := &cobra.Command{
+	cmd := deviceCommand(a, &cobra.Command{
 		Use:   "forget DEVICE",
 		Short: "forget a device, so that it can enroll anew",
 		Long: `Forget a device, so that it can enroll anew: after its TPM was cleared on purpose, or when
 it was revoked and is good again. A revocation stays in force until nothing that was
-bound to the device can still live, and until then it cannot enroll.`,
+bound to the device can still live, and until then it cannot enroll; the store of a
+discharger on its own forgets that too.`,
 		Example: deviceExample + `  writ device forget "$D" --reason 'sold'`,
-		Args:    exactArguments("DEVICE"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := deviceArgument(cmd, args)
-			if err != nil {
-				return err
-			}
-			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.ForgetDeviceResponse, error) {
-				return c.ForgetDevice(ctx, id, api.ForgetDeviceRequest{Reason: reason})
-			}, func(p *printer, r *api.ForgetDeviceResponse) {
-				p.line("forgot device %s", id.String())
-				if !r.RevokedUntil.IsZero() {
-					p.field("revoked until", a.when(r.RevokedUntil))
-				}
-			})
-		},
-	}
-	conn.add(cmd)
+	}, func(ctx context.Context, b deviceBook, id capability.DeviceID) (*api.ForgetDeviceResponse, error) {
+		return b.ForgetDevice(ctx, id, api.ForgetDeviceRequest{Reason: reason})
+	}, func(p *printer, r *api.ForgetDeviceResponse) {
+		p.line("forgotten")
+		if !r.RevokedUntil.IsZero() {
+			p.field("revoked until", a.when(r.RevokedUntil))
+		}
+	})
 	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for the audit log; required")
 	return cmd
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/wallet"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 type dischargeOptions struct {
@@ -116,6 +117,10 @@ func (a *app) discharge(cmd *cobra.Command, o *dischargeOptions) error {
 		})
 	}
 	if o.watch {
+		// It stays, with discharges and a credential in its memory.
+		if err := pop.HardenProcess(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
 		err := w.Watch(cmd.Context(), token, each)
 		if errors.Is(err, context.Canceled) {
 			return nil

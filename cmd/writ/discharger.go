@@ -33,8 +33,8 @@ func newDischarger(a *app) *cobra.Command {
 DIR/roots/NAME.pem, and keeps devices and used challenges in DIR/state.json.
 
 It prints what the authority's configuration needs to name it in caveats, and the
-fingerprint that holders pin. To forget a device, or to have a revoked one back, stop it
-and take the device out of the state file.`,
+fingerprint that holders pin. writ device list, show, revoke and forget look into it with
+--store DIR, while it runs too.`,
 		Example: `  mkdir -p d/policies d/roots
   writ device policy show dev > d/policies/dev.json
   writ device roots show dev > d/roots/dev.pem

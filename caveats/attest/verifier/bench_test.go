@@ -77,7 +77,6 @@ func BenchmarkChallenge(b *testing.B) {
 			b.Run(string(kind)+"/"+name, func(b *testing.B) {
 				b.ReportAllocs()
 				defer cpu(b)()
-				defer cpu(b)()
 				for b.Loop() {
 					request, err := attest.DecodeBegin(document)
 					if err != nil {
