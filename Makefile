@@ -16,7 +16,7 @@ TOOLS     := .ci/tools/go.mod
 DEBIAN    := gcc iproute2 libc6-dev python3 python3-pymacaroons swtpm swtpm-tools systemd tpm2-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench bench-cluster fuzz cover setup chaos
+.PHONY: help demo build test lint bench bench-attest bench-cluster fuzz cover setup chaos
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -46,6 +46,12 @@ bench: ## run the benchmarks side by side and print the README's tables
 	$(BENCH) -cpu 2 -bench Spend ./authority/replica | tee -a bench.out
 	$(GO) tool -modfile=$(TOOLS) benchstat bench.out
 	@$(GO) run ./cmd/internal/benchtable bench.out
+
+bench-attest: setup ## measure proofs and attestation against software TPMs and print the table of docs/attestation.md
+	@: > bench.out
+	$(BENCH) -cpu 1 -bench 'Proofs|Evidence' ./capability/guard ./caveats/attest/verifier | tee -a bench.out
+	$(GO) test -run '^$$' -benchtime 400x -cpu 2 -bench Attest ./authority/wallet | tee -a bench.out
+	@$(GO) run ./cmd/internal/benchtable -attest bench.out
 
 bench-cluster: build ## measure a cluster of three nodes on this machine and print the README's table (root)
 	$(GO) run ./cmd/internal/clusterbench -failovers $(FAILOVERS)

@@ -23,10 +23,11 @@ func main() {
 }
 
 func run(args []string, w io.Writer) error {
-	if len(args) != 1 {
-		return errors.New("usage: benchtable FILE")
+	attested := len(args) == 2 && args[0] == "-attest"
+	if len(args) != 1 && !attested {
+		return errors.New("usage: benchtable [-attest] FILE")
 	}
-	f, err := os.Open(args[0])
+	f, err := os.Open(args[len(args)-1])
 	if err != nil {
 		return err
 	}
@@ -34,6 +35,9 @@ func run(args []string, w io.Writer) error {
 	m, err := read(f)
 	if err != nil {
 		return err
+	}
+	if attested {
+		return m.printPromises(w, attestPromises)
 	}
 	return m.print(w)
 }
@@ -101,8 +105,8 @@ var costs = []struct{ what, key string }{
 // most that it is to be.
 type promise struct {
 	what string
-	most float64
-	unit string // printed behind; "" is a ratio
+	most float64 // 0: nothing was promised
+	unit string  // printed behind; "" is a ratio
 	got  func(m measurements) (float64, error)
 }
 
@@ -161,7 +165,34 @@ var promises = []promise{
 	{"what the guard adds to a net/http handler", 5, "µs", difference(1000, "capability/guard Handler/guarded", "capability/guard Handler/bare")},
 }
 
+// in is one measurement in a unit of its own, divided by scale.
+func in(unit string, scale float64, key string) func(measurements) (float64, error) {
+	return func(m measurements) (float64, error) {
+		x, err := m.of(key, unit)
+		return x / scale, err
+	}
+}
+
+// attestPromises are about proof of possession and attestation.
+var attestPromises = []promise{
+	{"verify one piece of evidence, CPU", 1.5, "ms", in("cpu-µs/op", 1000, "caveats/attest/verifier Evidence/whole")},
+	{"its three signature checks alone, CPU", 0, "ms", in("cpu-µs/op", 1000, "caveats/attest/verifier Evidence/floor")},
+	{"challenges to an enrolled device, two cores", 0, "/s", in("challenges/s", 1, "authority/wallet Attest/challenge@2")},
+	{"discharges of 16 enrolled devices, two cores, log and disk included", 0, "/s", in("discharges/s", 1, "authority/wallet Attest/discharge@2")},
+	{"enrolment against swtpm, over HTTPS", 0, "ms", single(1e6, "authority/wallet Attest/enrolment@2")},
+	{"renewal against swtpm, over HTTPS", 0, "ms", single(1e6, "authority/wallet Attest/renewal@2")},
+	{"a guarded call with DPoP, Ed25519 ÷ its signature check", 1.3, "", in("×signature", 1, "capability/guard Proofs/DPoPEdDSA")},
+	{"a guarded call with DPoP, P-256 ÷ its signature check", 1.3, "", in("×signature", 1, "capability/guard Proofs/DPoPES256")},
+	{"a guarded call with DPoP by a session ÷ its signature check", 1.3, "", in("×signature", 1, "capability/guard Proofs/DPoPSession")},
+	{"what a `request` caveat adds to a bearer token", 1, "µs", in("ns-over-bearer", 1000, "capability/guard Proofs/RequestCaveat")},
+	{"what a client certificate adds to a bearer token", 0, "µs", in("ns-over-bearer", 1000, "capability/guard Proofs/MutualTLS")},
+}
+
 func (m measurements) print(w io.Writer) error {
+	return errors.Join(m.printCosts(w), m.printPromises(w, promises))
+}
+
+func (m measurements) printCosts(w io.Writer) error {
 	var problems []error
 	fmt.Fprintf(w, "| five caveats | time | allocations |\n|---|---|---|\n")
 	for _, c := range costs {
@@ -173,14 +204,24 @@ func (m measurements) print(w io.Writer) error {
 		}
 		fmt.Fprintf(w, "| %s | %.2f µs | %.0f |\n", c.what, ns/1000, allocs)
 	}
-	fmt.Fprintf(w, "\n| promise | at most | measured |\n|---|---|---|\n")
-	for _, p := range promises {
+	fmt.Fprintln(w)
+	return errors.Join(problems...)
+}
+
+func (m measurements) printPromises(w io.Writer, list []promise) error {
+	var problems []error
+	fmt.Fprintf(w, "| promise | at most | measured |\n|---|---|---|\n")
+	for _, p := range list {
 		got, err := p.got(m)
 		if err != nil {
 			problems = append(problems, err)
 			continue
 		}
-		fmt.Fprintf(w, "| %s | %s | %s |\n", p.what, number(p.most, p.unit), number(got, p.unit))
+		most := ""
+		if p.most != 0 {
+			most = number(p.most, p.unit)
+		}
+		fmt.Fprintf(w, "| %s | %s | %s |\n", p.what, most, number(got, p.unit))
 	}
 	return errors.Join(problems...)
 }

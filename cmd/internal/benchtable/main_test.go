@@ -56,6 +56,29 @@ func TestTables(t *testing.T) {
 	}
 }
 
+func TestAttestTable(t *testing.T) {
+	m, err := read(strings.NewReader(`pkg: github.com/writ-dev/writ/capability/guard
+BenchmarkProofs/DPoPEdDSA 	 6400	 55000 ns/op	 44000 signature-ns	 1.250 ×signature
+pkg: github.com/writ-dev/writ/authority/wallet
+BenchmarkAttest/discharge-2 	 400	 2000000 ns/op	 500.0 discharges/s
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	if err := m.printPromises(&out, attestPromises); err == nil {
+		t.Error("a table with holes is no error")
+	}
+	for _, want := range []string{
+		"| a guarded call with DPoP, Ed25519 ÷ its signature check | 1.30 × | 1.25 × |",
+		"| discharges of 16 enrolled devices, two cores, log and disk included |  | 500 /s |",
+	} {
+		if !strings.Contains(out.String(), want+"\n") {
+			t.Errorf("no line %q in\n%s", want, out.String())
+		}
+	}
+}
+
 func TestMissingMeasurementsAreErrors(t *testing.T) {
 	m, err := read(strings.NewReader(strings.ReplaceAll(output(), "BenchmarkCached/same", "BenchmarkCached/other")))
 	if err != nil {
