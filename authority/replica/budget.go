@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -39,6 +40,9 @@ type block struct {
 	audience string  // of the token
 	notAfter int64   // Unix ms
 	flight   *flight // a lease request under way, or nil
+	want     uint64  // calls asked for last
+	landed   int64   // when they came, on the replica's clock
+	unknown  *asked  // a lease request whose fate is not known, or nil
 	denied   error   // what the authority last refused with …
 	until    int64   // … and until when that is believed, on the replica's clock
 	closed   bool    // taken out of the table
@@ -51,6 +55,12 @@ type block struct {
 type lease struct {
 	id      string
 	granted int64
+}
+
+// asked is a lease request and its request id.
+type asked struct {
+	id  capability.TokenID
+	req api.LeaseRequest
 }
 
 // flight is a lease request that callers wait for.

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -107,7 +108,7 @@ func lessee(t testing.TB, from lessor, cfg LeaseConfig) *Replica {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	r := &Replica{ctx: ctx, cancel: cancel}
-	r.leases = newBlocks(ctx, cfg, from, clock, time.Now, slog.New(slog.DiscardHandler))
+	r.leases = newBlocks(ctx, cfg, from, clock, time.Now, rand.Reader, slog.New(slog.DiscardHandler))
 	return r
 }
 

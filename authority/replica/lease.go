@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -23,6 +25,9 @@ const (
 	returnTimeout = 5 * time.Second        // one return
 	deniedFor     = 100 * time.Millisecond // how long a refusal is believed: calls may be given back
 	maxReturning  = 64                     // returns under way, beyond which no new path is opened
+
+	leaseFor    = time.Second // what a busy path asks for: the calls that it spends in as long
+	leaseGrowth = 16          // but no more than so many times what it asked for last
 )
 
 // blocks are the leases of a replica.
@@ -31,6 +36,7 @@ type blocks struct {
 	from   lessor
 	clock  func() int64
 	now    func() time.Time
+	rand   io.Reader
 	log    *slog.Logger
 	hint   *stripeHint
 	table  *table
@@ -42,9 +48,9 @@ type blocks struct {
 	wg     sync.WaitGroup // requests and returns under way; from zero under mu
 }
 
-func newBlocks(ctx context.Context, cfg LeaseConfig, from lessor, clock func() int64, now func() time.Time, log *slog.Logger) *blocks {
+func newBlocks(ctx context.Context, cfg LeaseConfig, from lessor, clock func() int64, now func() time.Time, rand io.Reader, log *slog.Logger) *blocks {
 	return &blocks{
-		cfg: cfg, from: from, clock: clock, now: now, log: log, ctx: ctx,
+		cfg: cfg, from: from, clock: clock, now: now, rand: rand, log: log, ctx: ctx,
 		hint: newStripeHint(), table: newTable(cfg.Paths), giving: make(chan struct{}, maxReturning),
 	}
 }
@@ -156,43 +162,84 @@ func (l *blocks) request(k *block) *flight {
 	return f
 }
 
-// perform asks for a lease. The first of the leases that are spent is closed by
-// the same request.
+// perform asks for a lease, or once more for one that may have been granted
+// without the answer having come: the same request id gets the same lease, and no
+// call is lost.
 func (l *blocks) perform(k *block, f *flight) {
 	defer close(f.done)
-	req := api.LeaseRequest{Macaroon: k.macaroon, Want: l.cfg.Want}
-	k.mu.Lock()
-	spent := k.exhausted()
-	k.mu.Unlock()
-	for i, s := range spent {
-		l.table.unlist(s.id)
-		if i == 0 {
-			req.Lease = s.id
-		} else {
-			l.give(k, s.id, 0)
-		}
+	ask, err := l.ask(k)
+	if err != nil {
+		l.landed(k, nil, nil, err)
+		return
 	}
 	ctx, cancel := context.WithTimeout(l.ctx, leaseTimeout)
 	defer cancel()
-	got, err := l.from.Lease(ctx, req)
-	if err == nil && (got.Token != k.token || got.Branch != k.branch || got.Granted == 0 || got.Granted > req.Want || got.Lease == "") {
+	got, err := l.from.Lease(client.WithRequestID(ctx, ask.id), ask.req)
+	if err == nil && (got.Token != k.token || got.Branch != k.branch || got.Granted == 0 || got.Granted > ask.req.Want || got.Lease == "") {
 		err = errors.New("a lease that was not asked for")
 	}
-	if l.landed(k, got, err) {
+	if l.landed(k, ask, got, err) {
 		return
 	}
 	// The block was taken out meanwhile, and nobody will spend these.
 	l.giveNow(l.ctx, k, got.Lease, got.Granted)
 }
 
-// landed takes the answer to a lease request. It reports false for a lease that
-// came too late.
-func (l *blocks) landed(k *block, got *api.LeaseResponse, err error) bool {
+// askAgain is how long a request is repeated whose fate is not known; well within
+// the authority's window for request ids.
+const askAgain = time.Minute
+
+// ask is the request to make for k. The first of the leases that are spent is
+// closed by the same request.
+func (l *blocks) ask(k *block) (*asked, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.flight = nil
+	now := l.now().UnixMilli()
+	if ask := k.unknown; ask != nil && now-ask.id.Millis() < askAgain.Milliseconds() {
+		return ask, nil
+	}
+	k.unknown = nil
+	var random [10]byte
+	if _, err := io.ReadFull(l.rand, random[:]); err != nil {
+		return nil, fmt.Errorf("request id: %w", err)
+	}
+	k.want = k.nextWant(l.cfg.Want, l.clock()) // before the leases that tell are dropped
+	ask := &asked{capability.NewTokenID(now, random), api.LeaseRequest{Macaroon: k.macaroon, Want: k.want}}
+	for i, s := range k.exhausted() {
+		l.table.unlist(s.id)
+		if i == 0 {
+			ask.req.Lease = s.id
+		} else {
+			l.give(k, s.id, 0)
+		}
+	}
+	return ask, nil
+}
+
+// nextWant is how many calls to ask for: as many as are spent in leaseFor at the
+// pace at which the newest lease was spent, so that the authority is asked about
+// as often however busy the path, and a process that dies takes little more than
+// that along. mu is held.
+func (k *block) nextWant(least uint64, now int64) uint64 {
+	if len(k.open) == 0 || k.want == 0 {
+		return least
+	}
+	newest := k.open[len(k.open)-1].granted
+	pace := float64(newest) * float64(leaseFor) / float64(max(1, now-k.landed))
+	return max(least, min(uint64(min(pace, maxWant)), leaseGrowth*k.want))
+}
+
+// landed takes the answer to a lease request. It reports false for a lease that
+// came too late.
+func (l *blocks) landed(k *block, ask *asked, got *api.LeaseResponse, err error) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.flight, k.unknown = nil, nil
 	if err != nil {
 		k.denied, k.until = leaseRefusal(err), l.clock()+int64(deniedFor)
+		if errors.Is(k.denied, capability.CodeUnavailable) {
+			k.unknown = ask
+		}
 		l.log.Debug("no lease", "token", k.token, "branch", k.branch, "error", err)
 		return true
 	}
@@ -200,6 +247,7 @@ func (l *blocks) landed(k *block, got *api.LeaseResponse, err error) bool {
 	if k.closed {
 		return false
 	}
+	k.landed = l.clock()
 	k.open = append(k.open, lease{got.Lease, int64(got.Granted)})
 	k.pool += int64(got.Granted)
 	l.table.list(got.Lease, k)

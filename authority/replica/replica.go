@@ -111,7 +111,7 @@ type Config struct {
 
 // LeaseConfig tunes call budgets. Zero values are the defaults.
 type LeaseConfig struct {
-	Want    uint64        // calls asked for at a time; 0: 256, at most 1<<30
+	Want    uint64        // calls asked for at a time, or what is spent in a second if that is more; 0: 256, at most 1<<30
 	Paths   int           // blocks held at a time; 0: 4096. Beyond, one that lies idle is given back
 	Idle    time.Duration // a block unused for as long is given back; 0: 30 s
 	Timeout time.Duration // longest that a call waits for a lease; 0: 1 s
@@ -196,7 +196,7 @@ func Open(ctx context.Context, cfg Config) (*Replica, error) {
 		return nil, err
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.leases = newBlocks(r.ctx, cfg.Leases, cfg.Client, r.clock, r.now, r.log)
+	r.leases = newBlocks(r.ctx, cfg.Leases, cfg.Client, r.clock, r.now, cfg.Rand, r.log)
 	r.start(func() { r.runStream(0) })
 	r.start(func() { r.runStream(1) })
 	r.start(func() { r.runCheckpoints(last) })

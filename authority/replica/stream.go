@@ -16,6 +16,7 @@ import (
 
 const (
 	pingsPerBound = 8  // a replica pings this often within its bound
+	warmPings     = 4  // the second stream: every so many, while the first keeps it fresh
 	maxPending    = 64 // pings of one stream that wait for their answer
 	maxBackoff    = time.Second
 	// firstBound judges a stream before a node has named the cluster's bound.
@@ -440,9 +441,13 @@ func (s *stream) pings(ctx context.Context) {
 	slots := make(chan struct{}, 4) // requests under way
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for {
+	for n := 0; ; n++ {
+		place := slots
+		if s.spared(n) {
+			place = nil
+		}
 		select {
-		case slots <- struct{}{}:
+		case place <- struct{}{}:
 			nonce := s.newPing()
 			wg.Go(func() {
 				defer func() { <-slots }()
@@ -453,7 +458,7 @@ func (s *stream) pings(ctx context.Context) {
 					s.r.log.Debug("ping failed", "stream", s.slot, "error", err)
 				}
 			})
-		default: // the node is slow; what is under way will do
+		default: // it is spared, or the node is slow: what is under way will do
 		}
 		interval := time.Duration(s.r.bound.Load()) / pingsPerBound
 		t := time.NewTimer(interval)
@@ -464,6 +469,14 @@ func (s *stream) pings(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// spared reports whether the n-th ping is left out: on the second stream most are,
+// which only shows that it is alive, as long as the replica is as fresh as the first
+// keeps it.
+func (s *stream) spared(n int) bool {
+	fresh := s.r.clock()-s.r.fresh.Load() <= 2*s.r.bound.Load()/pingsPerBound
+	return s.slot == 1 && n%warmPings != 0 && fresh
 }
 
 // newPing notes a ping before it is sent, and returns its nonce.

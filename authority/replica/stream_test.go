@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,7 +38,7 @@ func newOffline(t *testing.T) *offline {
 	if err := cfg.complete(); err != nil {
 		t.Fatal(err)
 	}
-	r.leases = newBlocks(r.ctx, cfg, newBank(0), r.clock, time.Now, r.log)
+	r.leases = newBlocks(r.ctx, cfg, newBank(0), r.clock, time.Now, rand.Reader, r.log)
 	o.Replica = r
 	return o
 }
