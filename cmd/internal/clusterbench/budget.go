@@ -86,6 +86,7 @@ func spend(ctx context.Context, root *client.Client, list []*guard, limit uint64
 					accepted.Add(1)
 				case errors.Is(err, capability.CodeBudgetExhausted):
 					return
+				case errors.Is(err, capability.CodeUnavailable): // late with a lease
 				default:
 					errs[i] = err
 					return

@@ -29,7 +29,7 @@ type guard struct {
 }
 
 // opening is how many guards open at a time: each is several TLS handshakes.
-const opening = 32
+const opening = 8
 
 // guards opens n of them, their streams spread over all nodes.
 func (c *cluster) guards(ctx context.Context, n int) ([]*guard, error) {
@@ -60,9 +60,11 @@ func (c *cluster) guards(ctx context.Context, n int) ([]*guard, error) {
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		closeAll(list)
-		return nil, err
+	for i, err := range errs {
+		if err != nil {
+			closeAll(list)
+			return nil, fmt.Errorf("opening guard %d: %w", i, err)
+		}
 	}
 	return list, nil
 }
@@ -78,7 +80,7 @@ func (c *cluster) guard(ctx context.Context, credential string, i int) (*guard, 
 	if g.replica, err = replica.Open(ctx, replica.Config{Client: g.client, Audiences: []string{audience}}); err != nil {
 		return nil, err
 	}
-	if g.verifier, err = g.replica.Verifier(checker); err != nil {
+	if g.verifier, err = g.replica.Verifier(checker, capability.WithPrefixCache(1<<6)); err != nil {
 		return nil, errors.Join(err, g.replica.Close())
 	}
 	g.request = capability.Request{Action: "read", Resource: []string{"files", "q3"}, Client: netip.AddrFrom4([4]byte{127, 0, 0, 1})}

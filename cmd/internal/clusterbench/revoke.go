@@ -101,6 +101,7 @@ func refusals(ctx context.Context, list []*guard, token string) (samples, error)
 	took := make(samples, 0, len(list))
 	waiting := append([]*guard(nil), list...)
 	for len(waiting) > 0 {
+		round := time.Now()
 		still := waiting[:0]
 		for _, g := range waiting {
 			switch err := g.verify(ctx, token); {
@@ -117,7 +118,8 @@ func refusals(ctx context.Context, list []*guard, token string) (samples, error)
 			return nil, fmt.Errorf("%d guards still accept after 10 s", len(waiting))
 		}
 		if len(waiting) > 0 {
-			pause(ctx, 200*time.Microsecond) // the guards' streams need the processor
+			// Their streams need the processor.
+			pause(ctx, max(200*time.Microsecond, 3*time.Since(round)))
 		}
 	}
 	return took, nil
