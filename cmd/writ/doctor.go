@@ -29,10 +29,11 @@ func newDoctor(a *app) *cobra.Command {
 		Use:   "doctor",
 		Short: "look for what is wrong between here and the authority",
 		Long: `Look for what is wrong between here and the authority: configuration, credential,
-reachability, the pinned certificate, the clock. With --config or --data-dir, look at
-the node of this machine: its configuration, the modes of its files, the space on its
-disk, who listens on its port, and whether its clock is kept in time; then at the
-authority only if WRIT_ADDR or --addr names it. It changes nothing.
+reachability, the pinned certificate and when it ends, the clock, and in a cluster the
+other nodes and their clocks. With --config or --data-dir, look at the node of this
+machine: its configuration, the modes of its files, the space on its disk, who listens
+on its ports, whether it reaches its peers, and whether its clock is kept in time; then
+at the authority only if WRIT_ADDR or --addr names it. It changes nothing.
 
 With --ready, only ask the node at an address whether it is ready, whoever it is:
 for health checks of containers.
@@ -43,7 +44,7 @@ Exit code 1 says that something failed.`,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd, &o) },
 	}
 	o.conn.add(cmd)
-	o.node.addSome(cmd, "data_dir", "node_key", "listen")
+	o.node.addSome(cmd, "data_dir", "node_key", "listen", "peer_listen")
 	cmd.Flags().StringVar(&o.ready, "ready", "", "only ask the node at `HOST:PORT` whether it is ready")
 	return cmd
 }
@@ -193,6 +194,31 @@ func (a *app) checkNode(ctx context.Context, addr string, c *client.Client, f *f
 		role = "leader"
 	}
 	f.ok("status", "node %s of %s, %s, %s, index %d, epoch %d", status.Node, status.Cluster, status.Version, role, status.Applied, status.Epoch)
+	a.checkMembers(ctx, c, f)
+}
+
+// checkMembers looks at the other nodes of a cluster, as this one sees them.
+// Whose credential does not allow it has nothing to look at.
+func (a *app) checkMembers(ctx context.Context, c *client.Client, f *findings) {
+	s, err := c.Cluster(ctx)
+	if err != nil || len(s.Nodes) < 2 {
+		return
+	}
+	bad := len(*f)
+	for i := range s.Nodes {
+		switch n := &s.Nodes[i]; {
+		case n.State == "removed" || n.Node == s.Node:
+		case !n.Answers:
+			f.warn("nodes", "is its port for peers open to the others, "+n.Raft+"?", "%s does not answer %s", n.Node, s.Node)
+		case n.DiskFull:
+			f.warn("nodes", "free some space on it", "the disk of %s is full", n.Node)
+		case time.Duration(n.SkewMs)*time.Millisecond > nodeSkew || time.Duration(n.SkewMs)*time.Millisecond < -nodeSkew:
+			f.warn("nodes", "is time synchronized there? timedatectl tells; with 1s it cannot lead", "the clock of %s is %dms off", n.Node, n.SkewMs)
+		}
+	}
+	if len(*f) == bad {
+		f.ok("nodes", "%d answer %s", len(s.Nodes), s.Node)
+	}
 }
 
 // anyone asks whoever answers at url, without looking at the certificate: what
@@ -209,8 +235,32 @@ func anyone(ctx context.Context, url string) (*http.Response, error) {
 	return t.RoundTrip(req)
 }
 
-// maxSkew is how far apart the clocks may be before it is worth a word.
-const maxSkew = 2 * time.Second
+const (
+	// maxSkew is how far apart the clocks may be before it is worth a word.
+	maxSkew = 2 * time.Second
+	// nodeSkew is the same between nodes, of which none leads that is 1 s off.
+	nodeSkew = 500 * time.Millisecond
+	// certificateLeft is how long a node's certificate is still good at least when
+	// the node renews it as it should, at two thirds of its 90 days.
+	certificateLeft = 20 * 24 * time.Hour
+)
+
+// checkCertificate looks at when a node's certificate ends.
+func (a *app) checkCertificate(s *tls.ConnectionState, f *findings) {
+	if s == nil || len(s.PeerCertificates) == 0 {
+		return
+	}
+	const hint = "a node renews its certificate by itself: look at its log and at its clock"
+	ends := s.PeerCertificates[0].NotAfter
+	switch left := ends.Sub(a.now()); {
+	case left < 0:
+		f.warn("certificate", hint, "it ended %s", a.when(ends))
+	case left < certificateLeft:
+		f.warn("certificate", hint, "it ends %s", a.when(ends))
+	default:
+		f.ok("certificate", "good until %s", a.when(ends))
+	}
+}
 
 // checkClock compares the clocks by the Date of an answer, which has a
 // resolution of a second. That the server is the right one was checked before;
@@ -222,6 +272,7 @@ func (a *app) checkClock(ctx context.Context, base string, f *findings) {
 		return
 	}
 	resp.Body.Close()
+	a.checkCertificate(resp.TLS, f)
 	theirs, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
 		f.warn("clock", "", "the authority does not say what time it is")

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/writ-dev/writ/authority"
 )
 
 // What a node needs free on its disk: it refuses issues below the first, and
@@ -40,6 +42,7 @@ func (a *app) checkHere(cmd *cobra.Command, o *doctorOptions, f *findings) {
 		checkSecret("passphrase", c.PassphraseFile, f)
 	}
 	checkPort(cmd.Context(), c.Listen, f)
+	checkPeers(cmd.Context(), c, f)
 	switch synchronized, err := clockKept(); {
 	case err != nil:
 		f.warn("clock", "", "whether it is kept in time cannot be told: %v", err)
@@ -107,6 +110,38 @@ func checkPort(ctx context.Context, addr string, f *findings) {
 		checkReady(ctx, "port", addr, f)
 	default:
 		f.fail("port", err)
+	}
+}
+
+// checkPeers says whether the node listens for its peers, and whether they can be
+// reached from here.
+func checkPeers(ctx context.Context, c *config, f *findings) {
+	if c.PeerListen == "" {
+		return
+	}
+	ln, err := net.Listen("tcp", c.PeerListen)
+	switch {
+	case err == nil:
+		ln.Close()
+		f.warn("peer port", "writ serve", "nothing listens on %s: the node does not run", c.PeerListen)
+	case errors.Is(err, syscall.EADDRINUSE):
+		f.ok("peer port", "something listens on %s", c.PeerListen)
+	default:
+		f.fail("peer port", err)
+	}
+	peers, err := authority.KnownPeers(c.DataDir)
+	if err != nil {
+		f.fail("peers", err)
+	}
+	dialer := net.Dialer{Timeout: 3 * time.Second}
+	for _, p := range peers {
+		conn, err := dialer.DialContext(ctx, "tcp", p.Raft)
+		if err != nil {
+			f.fail("peers", &failure{Message: fmt.Sprintf("%s at %s: %s", p.Node, p.Raft, lower(err.Error())), Hint: "does it run, and is the port open from here?"})
+			continue
+		}
+		conn.Close()
+		f.ok("peers", "%s is reached at %s", p.Node, p.Raft)
 	}
 }
 

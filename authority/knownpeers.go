@@ -1,0 +1,14 @@
+package authority
+
+import "github.com/writ-dev/writ/authority/api"
+
+// KnownPeers are the other nodes that the node in dir has written down, with
+// their addresses for peers: whom it looks for when it starts. It opens nothing;
+// nil for a node that is alone.
+func KnownPeers(dir string) ([]api.ClusterPeer, error) {
+	file, err := readNodeFile(dir)
+	if file == nil || err != nil {
+		return nil, err
+	}
+	return file.Peers, nil
+}
