@@ -80,7 +80,10 @@ func TestKeysChangeUnderLoad(t *testing.T) {
 		}
 		number = list.Number
 		if round == 0 {
-			if ca, err = root.RotateCA(t.Context(), api.CARequest{}); err != nil || ca.CAFingerprint == oldPin || ca.Retiring != oldPin {
+			if ca, err = root.RotateCA(t.Context(), api.CARequest{}); errors.Is(err, api.CodeConflict) {
+				ca, err = root.CA(t.Context()) // its answer was lost, and it was asked for again
+			}
+			if err != nil || ca.CAFingerprint == oldPin || ca.Retiring != oldPin {
 				t.Fatal(ca, err)
 			}
 		}
@@ -123,8 +126,8 @@ func TestKeysChangeUnderLoad(t *testing.T) {
 	if ca, err := repinned.RetireCA(t.Context()); err != nil || ca.Retiring != "" || ca.CAFingerprint != c.CAFingerprint {
 		t.Fatal(ca, err)
 	}
-	if _, err := repinned.RetireCA(t.Context()); !errors.Is(err, api.CodeConflict) {
-		t.Errorf("retiring nothing: %v", err)
+	if again, err := repinned.RetireCA(t.Context()); err != nil || again.CAFingerprint != c.CAFingerprint {
+		t.Errorf("retiring nothing: %+v, %v", again, err)
 	}
 	for _, n := range c.Nodes {
 		until(t, n.Name+" shows the old CA no more", func() bool { return errors.Is(pinned(t, c, n.Name, oldPin), client.ErrFingerprint) })
@@ -303,7 +306,8 @@ func TestCopiedMember(t *testing.T) {
 	if err := root.RemoveNode(t.Context(), "n3", false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := authority.MemberRoot(t.Context(), whole); !errors.Is(err, raftstore.ErrRefused) {
+	// A peer that has yet to hear of it passes the call on to the leader, who has.
+	if _, err := authority.MemberRoot(t.Context(), whole); !errors.Is(err, raftstore.ErrRefused) && !errors.Is(err, raftstore.ErrUnknownMember) {
 		t.Errorf("a removed node asks for a root token: %v", err)
 	}
 	whole.Peers = &authority.PeerConfig{Listener: listen(t)}

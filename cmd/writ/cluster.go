@@ -208,15 +208,31 @@ func newClusterTransfer(a *app) *cobra.Command {
 
 func newClusterRemove(a *app) *cobra.Command {
 	var conn connection
-	var force bool
+	var force, compromised bool
+	var reason string
 	cmd := &cobra.Command{
 		Use:   "remove NODE",
 		Short: "remove a node for good",
 		Long: `Remove a node for good: its name and its key never come back. It is refused when the
-voters that would be left and answer are no majority.`,
-		Example: "  writ cluster remove n3",
+voters that would be left and answer are no majority.
+
+With --compromised nothing is left that works of what the node knew or somebody copied
+from it: every key is replaced, the CA's too, and every token and every credential of
+before ends, the one of this call included. Cut the node's machine off first. Afterwards,
+on a node that is left, writ keys root gives you a new root token; clients pin the new
+fingerprint, and services are added again. It works for a node that was removed before,
+and can be repeated.`,
+		Example: "  writ cluster remove n3\n  writ cluster remove n3 --compromised --reason 'its disk was stolen'",
 		Args:    exactArguments("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if compromised {
+				if reason == "" {
+					return usage(cmd, "--compromised needs a --reason")
+				}
+				return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.ExpelResponse, error) {
+					return c.ExpelNode(ctx, args[0], api.ExpelRequest{Reason: reason, Force: force})
+				}, func(p *printer, r *api.ExpelResponse) { a.printExpelled(cmd, p, r) })
+			}
 			type removed struct {
 				Node string `json:"removed"`
 			}
@@ -227,7 +243,18 @@ voters that would be left and answer are no majority.`,
 	}
 	conn.add(cmd)
 	cmd.Flags().BoolVar(&force, "force", false, "even if the rest may lose its majority")
+	cmd.Flags().BoolVar(&compromised, "compromised", false, "leave it nothing that works: every key is replaced, every token and credential ends")
+	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for the audit log; with --compromised")
 	return cmd
+}
+
+func (a *app) printExpelled(cmd *cobra.Command, p *printer, r *api.ExpelResponse) {
+	p.line("export WRIT_CA_FINGERPRINT=%s", r.CAFingerprint)
+	a.say(cmd, "removed %s; incarnation %d has begun", r.Node, r.Incarnation)
+	a.say(cmd, "every token and credential has ended: run writ keys root on a node that is left")
+	if len(r.Services) > 0 {
+		a.say(cmd, "services to add again, with the new fingerprint: %s", strings.Join(r.Services, ", "))
+	}
 }
 
 // peers opens the listener for other nodes, if the configuration has one, and

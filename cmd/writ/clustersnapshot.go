@@ -263,7 +263,7 @@ func (c *config) custodyConfig(a *app) authority.Config {
 		quiet.LogLevel = "warn" // it starts and ends a node in a second
 	}
 	return authority.Config{
-		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.NodeKey, Passphrase: c.passphrase(), Version: version().Version, Logger: quiet.logger(a.stderr),
+		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.NodeKey, Passphrase: c.passphrase(), Protector: protector(c.NodeKeyTPM), Version: version().Version, Logger: quiet.logger(a.stderr),
 	}
 }
 

@@ -30,6 +30,7 @@ type config struct {
 	DataDir        string   `toml:"data_dir"`        // everything but the key file
 	NodeKey        string   `toml:"node_key"`        // the node's identity, outside data_dir
 	PassphraseFile string   `toml:"passphrase_file"` // protects node_key
+	NodeKeyTPM     string   `toml:"node_key_tpm"`    // protects it instead
 	Listen         string   `toml:"listen"`          // the API
 	PeerListen     string   `toml:"peer_listen"`     // for the other nodes; empty: there are none
 	PeerAddress    string   `toml:"peer_address"`    // where they reach it, if elsewhere
@@ -99,6 +100,7 @@ var settings = []setting{
 	{"data_dir", "`directory` of everything but the key file", text(func(c *config) *string { return &c.DataDir })},
 	{"node_key", "`file` with the node's identity, outside the data directory", text(func(c *config) *string { return &c.NodeKey })},
 	{"passphrase_file", "`file` with the passphrase of the key file", text(func(c *config) *string { return &c.PassphraseFile })},
+	{"node_key_tpm", "`TPM` that the key file is sealed to: a device, unix:PATH or tcp:HOST:PORT", text(func(c *config) *string { return &c.NodeKeyTPM })},
 	{"listen", "`HOST:PORT` of the API", text(func(c *config) *string { return &c.Listen })},
 	{"peer_listen", "`HOST:PORT` for the other nodes of a cluster", text(func(c *config) *string { return &c.PeerListen })},
 	{"peer_address", "`HOST:PORT` where the other nodes reach this one, if it is another", text(func(c *config) *string { return &c.PeerAddress })},
@@ -238,6 +240,9 @@ func (c *config) check() error {
 	}
 	if inside, err := filepath.Rel(dir, key); err == nil && inside != ".." && !strings.HasPrefix(inside, ".."+string(filepath.Separator)) {
 		return configError("node_key %s lies inside data_dir: whoever copies one has both", c.NodeKey)
+	}
+	if c.PassphraseFile != "" && c.NodeKeyTPM != "" {
+		return configError("passphrase_file and node_key_tpm: a key file has one protection")
 	}
 	if err := checkListen("listen", c.Listen); err != nil {
 		return err

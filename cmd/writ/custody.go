@@ -68,14 +68,16 @@ the one before or of none. To shut the one before out for good, reseal afterward
 
 func newKeysNode(a *app) *cobra.Command {
 	var o opening
-	var file, passphrase string
+	var next newProtection
+	var file string
 	cmd := &cobra.Command{
 		Use:   "node",
 		Short: "give a stopped node a new key file",
-		Long: `Give a stopped node that is alone a new key file; the old one opens nothing of the node
-from then on. Where the old one is lost, the recovery identity opens the node instead.
-A member of a cluster is known to the others by its key: have another node join, and
-remove it.`,
+		Long: `Give a stopped node a new key file; the old one opens nothing of the node from then on.
+The other nodes of a cluster are asked, so that they know the node by the new key, with
+which the old one agrees: a majority of the voters must be up. Where the key of a node
+that is alone is lost, the recovery identity opens it instead; a member of a cluster that
+has lost its key is replaced: have another node join, and remove it.`,
 		Example: `  writ serve --init --data-dir ./data --node-key ./node.key --root-token ./root.token \
     --listen 127.0.0.1:0 > env & node=$!
   until test -s env; do sleep 0.1; done; kill $node; wait $node
@@ -89,9 +91,9 @@ remove it.`,
 			if file == "" {
 				return usage(cmd, "--new-node-key is required")
 			}
-			next := *c
-			next.PassphraseFile = passphrase
-			if err := authority.ChangeNodeKey(cmd.Context(), c.custodyConfig(a), o.identity, authority.NodeKey{File: file, Passphrase: next.passphrase()}); err != nil {
+			key := next.key()
+			key.File = file
+			if err := authority.ChangeNodeKey(cmd.Context(), c.custodyConfig(a), o.identity, key); err != nil {
 				return err
 			}
 			a.say(cmd, "the node starts with --node-key %s from now on", file)
@@ -100,19 +102,37 @@ remove it.`,
 	}
 	o.add(cmd)
 	cmd.Flags().StringVar(&file, "new-node-key", "", "make this new key `file`; required")
-	cmd.Flags().StringVar(&passphrase, "new-passphrase-file", "", "`file` with the passphrase of the new key file")
+	next.add(cmd)
 	return cmd
+}
+
+// newProtection says how a key file is to be protected.
+type newProtection struct{ passphrase, tpm string }
+
+func (n *newProtection) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&n.passphrase, "new-passphrase-file", "", "`file` with the new passphrase of the key file")
+	cmd.Flags().StringVar(&n.tpm, "new-node-key-tpm", "", "`TPM` to seal the key file to: a device, unix:PATH or tcp:HOST:PORT")
+	cmd.MarkFlagsMutuallyExclusive("new-passphrase-file", "new-node-key-tpm")
+}
+
+func (n *newProtection) key() authority.NodeKey {
+	c := config{PassphraseFile: n.passphrase}
+	return authority.NodeKey{Passphrase: c.passphrase(), Protector: protector(n.tpm)}
 }
 
 func newKeysPassphrase(a *app) *cobra.Command {
 	var flags configFlags
-	var file string
+	var next newProtection
 	var none bool
 	cmd := &cobra.Command{
 		Use:   "passphrase",
-		Short: "protect the node's key file with another passphrase",
-		Long: `Protect the node's key file with another passphrase, or with none. The key stays the
-same; the node need not be stopped.`,
+		Short: "protect the node's key file otherwise",
+		Long: `Protect the node's key file with another passphrase, with this machine's TPM, or with
+neither. The key stays the same; the node need not be stopped, but reads the file again
+when keys change: change its configuration, and start it anew.
+
+Sealed to a TPM, a copied file is worth nothing on another machine; whoever is root on
+this one can use it. TPM2_Clear ends it: have a recovery identity, or other nodes.`,
 		Example: `  writ serve --init --data-dir ./data --node-key ./node.key --root-token ./root.token \
     --listen 127.0.0.1:0 > env & node=$!
   until test -s env; do sleep 0.1; done; kill $node; wait $node
@@ -124,13 +144,11 @@ same; the node need not be stopped.`,
 			if err != nil {
 				return err
 			}
-			if (file == "") == !none {
-				return usage(cmd, "one of --new-passphrase-file and --no-passphrase is required")
+			if (next == newProtection{}) == !none {
+				return usage(cmd, "one of --new-passphrase-file, --new-node-key-tpm and --no-passphrase is required")
 			}
-			next := *c
-			next.PassphraseFile = file
-			was := authority.NodeKey{File: c.NodeKey, Passphrase: c.passphrase()}
-			if err := authority.ReprotectNodeKey(was, authority.NodeKey{Passphrase: next.passphrase()}); err != nil {
+			was := authority.NodeKey{File: c.NodeKey, Passphrase: c.passphrase(), Protector: protector(c.NodeKeyTPM)}
+			if err := authority.ReprotectNodeKey(was, next.key()); err != nil {
 				return err
 			}
 			a.say(cmd, "%s is protected anew", c.NodeKey)
@@ -138,8 +156,78 @@ same; the node need not be stopped.`,
 		},
 	}
 	flags.add(cmd)
-	cmd.Flags().StringVar(&file, "new-passphrase-file", "", "`file` with the new passphrase")
+	next.add(cmd)
 	cmd.Flags().BoolVar(&none, "no-passphrase", false, "leave the key file to its mode")
+	return cmd
+}
+
+func newKeysCA(a *app) *cobra.Command {
+	return group("ca", "look at and change the CA by which clients know the authority",
+		newKeysCAShow(a), newKeysCARotate(a), newKeysCARetire(a))
+}
+
+func (a *app) printCA(p *printer, ca *api.CAInfo) {
+	p.line("export WRIT_CA_FINGERPRINT=%s", ca.CAFingerprint)
+	if ca.Retiring != "" {
+		p.line("# good as well, until writ keys ca retire: %s", ca.Retiring)
+	}
+}
+
+func newKeysCAShow(a *app) *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:     "show",
+		Short:   "show the fingerprint that clients are to pin",
+		Long:    "Show the fingerprint that clients are to pin, and that of the CA before while it is good.",
+		Example: "  writ keys ca show",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.CAInfo, error) { return c.CA(ctx) }, a.printCA)
+		},
+	}
+	conn.add(cmd)
+	return cmd
+}
+
+func newKeysCARotate(a *app) *cobra.Command {
+	var conn connection
+	var r api.CARequest
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "give the authority another CA",
+		Long: `Give the authority another CA, and every node a certificate by it. The CA before vouches
+for the new one, so clients that pin either are served: give them the new fingerprint in
+your own time, and then retire the old one (writ keys ca retire).
+
+With --at-once it vouches for nothing: clients that pin it are refused from now on, as
+they should be when its key may have leaked. After a node was compromised, use
+writ cluster remove --compromised instead: then more than the CA has leaked.`,
+		Example: "  writ keys ca rotate",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.CAInfo, error) { return c.RotateCA(ctx, r) }, a.printCA)
+		},
+	}
+	conn.add(cmd)
+	cmd.Flags().BoolVar(&r.AtOnce, "at-once", false, "refuse clients that pin the CA before")
+	return cmd
+}
+
+func newKeysCARetire(a *app) *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:   "retire",
+		Short: "end the CA before the present one",
+		Long:  "End the CA before the present one: clients that still pin it are refused from now on.",
+		Example: `  writ dev --detach > env && . ./env
+  writ keys ca rotate > ca && . ./ca
+  writ keys ca retire`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.CAInfo, error) { return c.RetireCA(ctx) }, a.printCA)
+		},
+	}
+	conn.add(cmd)
 	return cmd
 }
 

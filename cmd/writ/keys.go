@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/seal"
@@ -16,7 +17,7 @@ import (
 func newKeys(a *app) *cobra.Command {
 	return group("keys", "look at and change the keys that tokens are minted with",
 		newKeysEpochs(a), newKeysRotate(a), newKeysRekey(a), newKeysRoot(a), newKeysRecovery(a),
-		newKeysRecipients(a), newKeysSetRecovery(a), newKeysReseal(a), newKeysNode(a), newKeysPassphrase(a))
+		newKeysRecipients(a), newKeysSetRecovery(a), newKeysReseal(a), newKeysNode(a), newKeysPassphrase(a), newKeysCA(a))
 }
 
 func newKeysEpochs(a *app) *cobra.Command {
@@ -101,8 +102,9 @@ func newKeysRoot(a *app) *cobra.Command {
 		Use:   "root",
 		Short: "issue a new root token on a node, and revoke the old ones",
 		Long: `Issue a new root token, and revoke the old ones: the way back in when the root token
-is lost, has ended or has leaked. It works on a node, on the data directory itself,
-while the node is stopped, for whoever can read the key file. The audit log shows it.`,
+is lost, has ended or has leaked. It works on a node, for whoever can read its key file.
+A node of a cluster has the leader issue the token, whether it runs itself or not; one
+that is alone is stopped first. The audit log shows it.`,
 		Example: `  writ serve --init --data-dir ./data --node-key ./node.key --root-token ./root.token \
     --listen 127.0.0.1:0 > env & node=$!
   until test -s env; do sleep 0.1; done; kill $node; wait $node
@@ -120,12 +122,7 @@ func (a *app) keysRoot(cmd *cobra.Command, flags *configFlags, out string) error
 	if err != nil {
 		return err
 	}
-	n, err := openNode(cmd.Context(), a, c, c.logger(a.stderr), false)
-	if err != nil {
-		return err
-	}
-	defer n.Close()
-	token, err := n.RootReset(cmd.Context())
+	token, err := a.resetRoot(cmd.Context(), c)
 	if err != nil {
 		return err
 	}
@@ -144,6 +141,22 @@ func (a *app) keysRoot(cmd *cobra.Command, flags *configFlags, out string) error
 			p.line("%s", answer.Token)
 		}
 	})
+}
+
+// resetRoot has the other nodes issue a root token where there are any, and the
+// node itself where there are none.
+func (a *app) resetRoot(ctx context.Context, c *config) (string, error) {
+	if member, err := authority.IsMember(c.DataDir); err != nil {
+		return "", err
+	} else if member {
+		return authority.MemberRoot(ctx, c.custodyConfig(a))
+	}
+	n, err := openNode(ctx, a, c, c.logger(a.stderr), false)
+	if err != nil {
+		return "", err
+	}
+	defer n.Close()
+	return n.RootReset(ctx)
 }
 
 // credentialAnswer is what --output json prints.

@@ -92,7 +92,7 @@ func openMember(ctx context.Context, c *config, log *slog.Logger, form bool, api
 	}
 	n := &node{fatal: make(chan error, 1), log: log}
 	cfg := authority.Config{
-		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.NodeKey, Passphrase: c.passphrase(),
+		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.NodeKey, Passphrase: c.passphrase(), Protector: protector(c.NodeKeyTPM),
 		Bootstrap: form, Recovery: c.Recovery, Bound: time.Duration(c.Bound), RotateEvery: time.Duration(c.RotateEvery),
 		Dischargers: dischargers, Hosts: c.Hosts, Version: version().Version,
 		OnFatal: func(err error) {
