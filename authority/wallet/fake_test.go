@@ -38,7 +38,7 @@ type fake struct {
 }
 
 // token demands a discharge of the fake, and lives for five minutes.
-func (f *fake) token(t *testing.T) *capability.Token {
+func (f *fake) token(t testing.TB) *capability.Token {
 	t.Helper()
 	var err error
 	if f.key, err = capability.GenerateDischargerKey(rand.Reader); err != nil {

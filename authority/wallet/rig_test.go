@@ -1,6 +1,7 @@
 package wallet_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -176,7 +177,32 @@ func (r *rig) call(t *capability.Token, key pop.Signer) (int, capability.Code, s
 	if key != nil {
 		base = &pop.Transport{Signer: key}
 	}
-	resp, err := (&http.Client{Transport: &guard.Transport{Token: t, Base: base}}).Get(r.url + "/files/q3")
+	return r.answer((&http.Client{Transport: &guard.Transport{Token: t, Base: base}}).Get(r.url + "/files/q3"))
+}
+
+// present is call with bytes that no *capability.Token would hold.
+func (r *rig) present(set []byte, key pop.Signer) (int, capability.Code) {
+	r.t.Helper()
+	text := capability.TextPrefix + base64.RawURLEncoding.EncodeToString(set)
+	req, err := http.NewRequestWithContext(r.t.Context(), http.MethodGet, r.url+"/files/q3", nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+text)
+	if key != nil {
+		proof, err := key.Prove(r.t.Context(), pop.Call{Method: req.Method, URI: req.URL.String(), Token: text})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "DPoP "+text)
+		req.Header.Set(pop.Header, proof)
+	}
+	status, code, _ := r.answer(http.DefaultClient.Do(req))
+	return status, code
+}
+
+func (r *rig) answer(resp *http.Response, err error) (int, capability.Code, string) {
+	r.t.Helper()
 	if err != nil {
 		r.t.Fatal(err)
 	}

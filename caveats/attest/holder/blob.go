@@ -49,7 +49,8 @@ func readBlob(dir string) (*blob, error) {
 	b := new(blob)
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(b); err != nil || len(text) > maxBlob || b.Format != 1 || len(b.Public) > attest.MaxPublic || len(b.Private) == 0 {
+	err = dec.Decode(b)
+	if _, end := dec.Token(); err != nil || end != io.EOF || len(text) > maxBlob || b.Format != 1 || len(b.Public) > attest.MaxPublic || len(b.Private) == 0 {
 		return nil, fmt.Errorf("%s is no holder key", path)
 	}
 	return b, nil
