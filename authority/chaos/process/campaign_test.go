@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,7 @@ import (
 var (
 	firstSeed = flag.Uint64("process.seed", 1, "the first seed")
 	seeds     = flag.Uint64("process.seeds", 0, "how many seeds; 0: the short campaign alone")
+	only      = flag.String("process.only", "", "faults of kinds that match this `regexp` alone")
 	lasts     = flag.Duration("process.time", time.Minute, "how long there are faults for each seed, at the least: all kinds come once")
 )
 
@@ -51,13 +53,18 @@ func TestShort(t *testing.T) {
 // TestCampaign is the whole campaign, once for each seed: make chaos. Without a
 // seed, it is nothing.
 func TestCampaign(t *testing.T) {
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := slices.DeleteFunc(slices.Sorted(maps.Keys(faults)), func(kind string) bool { return !wanted.MatchString(kind) })
 	if *seeds > 0 {
 		t.Run("expired certificates", expiredCertificates)
 		t.Run("restored", restored)
 	}
 	for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			run(t, 2*time.Second, seed, slices.Sorted(maps.Keys(faults)), *lasts, check.Least{
+			run(t, 2*time.Second, seed, kinds, *lasts, check.Least{
 				Operations: 2000, Leases: 50, Late: 500, Siblings: 200, Accepted: 2000, Budgets: 8, Troubled: 1000, Nodes: 3,
 			})
 		})

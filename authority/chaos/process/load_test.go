@@ -465,11 +465,12 @@ func (l *load) do(command string) error {
 	return l.exhaust(ctx)
 }
 
-// exhaust offers each budget at least twice its limit, and until every guard refuses.
+// exhaust offers each budget at least twice its limit, and until every guard
+// refuses; not for ever, since one that can be overspent never ends.
 func (l *load) exhaust(ctx context.Context) error {
 	for _, c := range l.budgets {
-		least := c.limits[0]
-		for offered, refused := uint64(0), 0; offered < 2*least || refused < 2*len(l.cfg.Guards); offered++ {
+		least, refused := c.limits[0], 0
+		for offered := uint64(0); offered < 2*least || refused < 2*len(l.cfg.Guards) && offered < 4*least+50; offered++ {
 			verdict, err := l.show(ctx, c, l.cfg.Guards[offered%uint64(len(l.cfg.Guards))])
 			if err != nil {
 				return err
