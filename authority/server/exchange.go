@@ -134,6 +134,13 @@ func (x *exchange) run() error {
 	if err := x.readQuery(); err != nil {
 		return err
 	}
+	if x.set == nil && x.route.request != nil {
+		// Who shows no credential costs no more than one body a connection.
+		if !x.s.strangers.enter(x.ctx()) {
+			return errOverloaded
+		}
+		defer x.s.strangers.leave()
+	}
 	if err := x.readBody(); err != nil {
 		return err
 	}

@@ -118,10 +118,13 @@ type Server struct {
 	proofs   *pop.Verifier
 	mux      *http.ServeMux
 	lanes    [lanesCount]lane
-	joins    *limiter
-	metrics  *metrics
-	spans    trace.Tracer
-	grants   sync.Pool
+	// strangers bounds the bodies of calls without a credential, of which one
+	// connection can have hundreds under way.
+	strangers lane
+	joins     *limiter
+	metrics   *metrics
+	spans     trace.Tracer
+	grants    sync.Pool
 
 	underWay atomic.Int64 // requests whose handler runs
 	backup   sync.Mutex   // held while a backup is written: one at a time
@@ -167,6 +170,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.feeds, s.endFeeds = context.WithCancel(context.Background())
 	s.lanes = newLanes(&cfg.Limits)
+	s.strangers = lane{room: make(chan struct{}, cfg.Limits.Connections), shed: true}
 	s.metrics = newMetrics(s)
 	s.a.HandleForwarded(s.answerForwarded)
 	for _, rt := range routes() {
