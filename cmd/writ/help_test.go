@@ -164,30 +164,16 @@ func devEnv(t *testing.T, binDir string) []string {
 	}
 }
 
-// severalMachines are the commands whose examples are about several machines, so
-// that one shell cannot run them as they stand: the script cluster.txtar runs
-// the same commands on loopback, and has to name each.
-var severalMachines = []string{
-	"writ cluster init", "writ cluster token", "writ cluster join",
-	"writ cluster promote", "writ cluster demote", "writ cluster transfer-leader", "writ cluster remove",
-}
-
-// TestExamplesWork runs every example of every help text as it stands.
+// TestExamplesWork runs every example of every help text as it stands, but for
+// those that TestClusterExamples runs.
 func TestExamplesWork(t *testing.T) {
 	binDir := bin(t)
 	env := devEnv(t, binDir)
-	cluster, err := os.ReadFile("testdata/script/cluster.txtar")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, example := range examples(t) {
+		if slices.Contains(clusterExamples, name) {
+			continue
+		}
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
-			if slices.Contains(severalMachines, name) {
-				if words := strings.TrimPrefix(name, "writ "); !bytes.Contains(cluster, []byte(words)) || !strings.Contains(example, name) {
-					t.Errorf("neither its example nor cluster.txtar runs %s", name)
-				}
-				return
-			}
 			dir := t.TempDir()
 			setup := "writ mint --audience corp --subject s --owner o --purpose p > t 2>/dev/null; : > writ.toml\n"
 			// What an example leaves running is ended by its own means.
