@@ -80,3 +80,18 @@ func TestAppendInteger(t *testing.T) {
 		}
 	}
 }
+
+// A text has one spelling: Go's decoders would skip line breaks.
+func TestDecode(t *testing.T) {
+	for text, good := range map[string]bool{"QUJD": true, "QUI": true, "QU\nJD": false, "QUJD\r\n": false, "QUJ=": false, "QUJ": false, "QU JD": false, "Q+JD": false} {
+		if _, ok := decode(nil, []byte(text)); ok != good {
+			t.Errorf("decode %q: %v", text, ok)
+		}
+	}
+	var three [3]byte
+	for text, good := range map[string]bool{"QUJD": true, "QUJ\n": false, "\r\nQU": false, "QUI": false, "QUJDQ": false} {
+		if ok := decodeExactly(three[:], []byte(text)); ok != good {
+			t.Errorf("decode three bytes of %q: %v", text, ok)
+		}
+	}
+}
