@@ -95,6 +95,24 @@ writ cluster status | grep 'n4 .*active'; writ cluster status | grep 'n3 .*remov
 ` + mint + ` --addr "$A4" > t; writ verify --addr "$A2" < t
 code=0; ssh n3 timeout 3 writ serve || code=$?; test $code = 124 # nobody lets it in
 `},
+	"compromised-node": {before: mint + ` > before; cp root.token old.token; export OLDPIN="$WRIT_CA_FINGERPRINT"
+writ service add files --audience corp > old.secret
+writ cluster snapshot save --out old.backup
+ssh n3 systemctl stop writ
+cp -r n3 stolen
+writ cluster snapshot inspect --open --node-key stolen/etc/writ/node.key old.backup
+`, after: `
+denied writ verify < before
+refused writ cluster status --credential-file old.token
+refused writ cluster status --ca-fingerprint "$OLDPIN"
+refused writ service join --name files < old.secret
+refused writ keys root --config n3/etc/writ/writ.toml --out thief.token
+refused writ cluster snapshot inspect --open --node-key stolen/etc/writ/node.key writ.backup
+writ cluster snapshot inspect --open --node-key n1/etc/writ/node.key writ.backup
+code=0; ssh n3 timeout 3 writ serve || code=$?; test $code = 124
+writ cluster status | grep 'n4 .*active'; writ cluster status | grep 'n3 .*removed'
+` + mint + ` --addr "$A4" > t; writ verify --addr "$A2" < t
+`},
 	"moved-node": {before: "export OLD=127.0.0.3 NEW=127.0.0.9; " + mint + " > t", after: `
 writ cluster status | grep 'n3 .*active.*127.0.0.9.*127.0.0.9'
 writ verify --addr "127.0.0.9:${A3#*:}" < t

@@ -180,7 +180,11 @@ func (a *app) inspectSnapshot(cmd *cobra.Command, o *opening, open bool, path st
 	if open || o.identity != nil {
 		identity := o.identity
 		if identity == nil {
-			if identity, err = seal.ReadIdentityFile(c.NodeKey, c.passphrase()); err != nil {
+			var sealed []seal.Protector
+			if p := protector(c.NodeKeyTPM); p != nil {
+				sealed = append(sealed, p)
+			}
+			if identity, err = seal.ReadIdentityFile(c.NodeKey, c.passphrase(), sealed...); err != nil {
 				return err
 			}
 			defer identity.Destroy()
