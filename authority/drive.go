@@ -46,17 +46,25 @@ func (a *Authority) report(what string, err error) {
 	}
 }
 
-// expire drops what has ended, the bound and a margin ago.
+// expire drops what has ended, the bound and a margin ago. One command drops so
+// many and no more, and what waits meanwhile comes before the next.
 func (a *Authority) expire(ctx context.Context) error {
 	t := a.clocks.now().UnixMilli() - a.machine.Cluster().BoundMillis - expireMargin.Milliseconds()
 	if t <= 0 {
 		return nil
 	}
-	_, _, err := a.proposer.propose(ctx, laneRevoke, &change{
-		header:  header(state.KindExpire, system()),
-		compose: func(stamp int64) (any, error) { return &state.Expire{T: min(t, stamp)}, nil },
-	})
-	return err
+	for {
+		_, value, err := a.proposer.propose(ctx, laneRevoke, &change{
+			header:  header(state.KindExpire, system()),
+			compose: func(stamp int64) (any, error) { return &state.Expire{T: min(t, stamp)}, nil },
+		})
+		if err != nil {
+			return err
+		}
+		if r, ok := value.(*state.ExpireResult); !ok || !r.More() {
+			return nil
+		}
+	}
 }
 
 // rotateIfDue publishes the next master when the newest has minted long enough.

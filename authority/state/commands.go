@@ -237,8 +237,14 @@ type Expire struct {
 	T int64 `json:"t"` // Unix ms
 }
 
-// ExpireResult counts what went.
-type ExpireResult struct{ Tokens, Revocations, Leases, Services int }
+// ExpireResult counts what went. More is there to go where one of tokens,
+// revocations and requests is as many as a command takes.
+type ExpireResult struct{ Tokens, Revocations, Leases, Services, Requests int }
+
+// More reports that the command took as much as one may, and left the rest.
+func (r *ExpireResult) More() bool {
+	return max(r.Tokens, r.Revocations, r.Requests) == maxExpired
+}
 
 // AddEpoch publishes a master key. Result: *EpochRecord.
 type AddEpoch struct {

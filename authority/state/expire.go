@@ -22,7 +22,7 @@ func (a *applier) expire(h *Header, b *Expire) (*ExpireResult, error) {
 	var r ExpireResult
 	r.Tokens, r.Leases = a.expireTokens(b.T)
 	r.Revocations = a.expireRevocations(b.T)
-	requests := a.expireRequests(b.T)
+	r.Requests = a.expireRequests(b.T)
 	for _, name := range sortedKeys(a.services) {
 		// A join secret that was never used takes its service's name along.
 		if s := a.services[name]; !s.Joined && s.JoinUntil < b.T {
@@ -34,10 +34,10 @@ func (a *applier) expire(h *Header, b *Expire) (*ExpireResult, error) {
 	a.expireChallenges(b.T)
 	a.expireJoinTokens(b.T)
 	keys := a.expireKeys(b.T)
-	if r != (ExpireResult{}) || keys {
+	if went := (ExpireResult{Requests: r.Requests}); r != went || keys {
 		a.audit(h, auditRecord{
 			Action: "expire", NotAfter: b.T,
-			Expired: &expiredCounts{r.Tokens, r.Revocations, r.Leases, r.Services, requests},
+			Expired: &expiredCounts{r.Tokens, r.Revocations, r.Leases, r.Services, r.Requests},
 		})
 	}
 	return &r, nil
