@@ -1,6 +1,8 @@
 package verifier_test
 
 import (
+	"crypto/sha256"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -121,6 +123,82 @@ func forgeFor(t testing.TB, r *rig, k *softKey) *forge {
 		AKName: k.name, HolderName: nameOf(p.Holder), Policy: p.Policy, PolicyVersion: p.PolicyVersion,
 	}
 	return f
+}
+
+// child makes a key below the parent that the template of the P-384 endorsement
+// key gives in this hierarchy.
+func (a *attacker) child(hierarchy tpm2.TPMHandle, public tpm2.TPMTPublic) attackerKey {
+	a.t.Helper()
+	parent := a.primary(hierarchy, *ek.Template(attest.ECCP384))
+	defer a.flush(parent.handle.Handle)
+	created, err := tpm2.Create{ParentHandle: parent.auth(), InPublic: tpm2.New2B(public)}.Execute(a.conn)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	loaded, err := tpm2.Load{ParentHandle: parent.auth(), InPrivate: created.OutPrivate, InPublic: created.OutPublic}.Execute(a.conn)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(func() { a.flush(loaded.ObjectHandle) })
+	return attackerKey{tpm2.NamedHandle{Handle: loaded.ObjectHandle, Name: loaded.Name}, created.OutPublic.Bytes()}
+}
+
+// evidence answers a challenge of the rig's with this key as the attestation
+// key, and a holder key of its own: each part of it is made by the TPM.
+func (a *attacker) evidence(r *rig, ak attackerKey) *attest.FinishRequest {
+	a.t.Helper()
+	holding := a.primary(tpm2.TPMRHOwner, signingTemplate(tpmKey))
+	r.ask.Holder = nil // it is the hierarchy of the attestation key that counts here
+	r.ask.AnyMachine = true
+	c, err := r.begin(a.t, func(b *attest.BeginRequest) { b.AK, b.Holder = ak.raw, holding.raw })
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.flush(holding.handle.Handle) // three objects at a time
+	secret, err := a.activate(ak, c)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	holding = a.primary(tpm2.TPMRHOwner, signingTemplate(tpmKey))
+
+	p := r.pending
+	answer := &attest.FinishRequest{ID: p.ID, Posture: posture(a.t, r)}
+	transcript := (&attest.Transcript{
+		Audience: p.Audience, ChallengeID: p.ID, Nonce: p.Nonce, CaveatHash: p.CaveatHash, EKName: p.EKName, AKName: nameOf(ak.raw),
+		HolderName: nameOf(holding.raw), Policy: p.Policy, PolicyVersion: p.PolicyVersion, PostureHash: sha256.Sum256(answer.Posture),
+	}).Hash()
+	answer.Activation = attest.Activation(secret, transcript)
+	null := tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}
+	data := attest.QuoteData(transcript)
+	quote, err := tpm2.Quote{
+		SignHandle: ak.auth(), QualifyingData: tpm2.TPM2BData{Buffer: data[:]}, InScheme: null,
+		PCRSelect: tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{pcrSelection(tpm2.TPMAlgSHA256, 0x83, 0, 1)}},
+	}.Execute(a.conn)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	answer.Quote, answer.QuoteSignature = quote.Quoted.Bytes(), tpm2.Marshal(quote.Signature)
+	for _, pcr := range r.policy.PCRs {
+		digest := r.policy.PCRSets[0].Values[strconv.Itoa(pcr)]
+		answer.PCRs = append(answer.PCRs, digest[:])
+	}
+	data = attest.CertifyData(transcript)
+	certified, err := tpm2.Certify{
+		ObjectHandle: holding.auth(), SignHandle: ak.auth(), QualifyingData: tpm2.TPM2BData{Buffer: data[:]}, InScheme: null,
+	}.Execute(a.conn)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	answer.Certify, answer.CertifySignature = certified.CertifyInfo.Bytes(), tpm2.Marshal(certified.Signature)
+	signed, err := tpm2.Sign{
+		KeyHandle: holding.auth(), Digest: tpm2.TPM2BDigest{Buffer: transcript[:]}, InScheme: null,
+		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
+	}.Execute(a.conn)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	answer.Signature = tpm2.Marshal(signed.Signature)
+	return answer
 }
 
 // writeNV puts data where a TPM has the certificate of an endorsement key.
