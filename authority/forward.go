@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
@@ -60,11 +61,14 @@ func (a *Authority) HandleForwarded(serve func(ctx context.Context, f *Forwarded
 func (a *Authority) Leads() bool { return a.peers == nil || a.store.IsLeader() }
 
 // Forward passes a call on to the leader, whom it looks for and waits for. It
-// returns nil, and no error, when this node has come to lead itself. Once the
-// leader may have begun, it is not asked again: CodeIndeterminate.
+// returns nil, and no error, when this node has come to lead itself. Once a leader
+// may have begun, only a call with a request id is passed on again, which is
+// harmless to repeat; another is CodeIndeterminate.
 func (a *Authority) Forward(ctx context.Context, f *Forwarded) (*Answer, error) {
 	patience, cancel := context.WithTimeout(ctx, forwardPatience)
 	defer cancel()
+	repeatable := len(f.Header[http.CanonicalHeaderKey(api.HeaderRequestID)]) == 1
+	var begun error // of a leader that may have
 	for {
 		if a.Leads() {
 			return nil, nil
@@ -76,13 +80,18 @@ func (a *Authority) Forward(ctx context.Context, f *Forwarded) (*Answer, error) 
 			return answer, nil
 		}
 		if !notExecuted(err) {
-			return nil, serviceError(err)
+			if begun = err; !repeatable || ctx.Err() != nil {
+				return nil, serviceError(err)
+			}
 		}
 		retry := time.NewTimer(forwardRetry)
 		select {
 		case <-retry.C:
 		case <-patience.Done():
 			retry.Stop()
+			if begun != nil {
+				return nil, serviceError(begun)
+			}
 			return nil, &Error{Code: api.CodeNotLeader, Detail: "no leader answers; nothing was done", Hint: "try another node", Err: err}
 		}
 	}
