@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -87,6 +88,8 @@ var faults = map[string]func(*campaign, context.Context, scene) (undo, error){
 	},
 	"transfer leadership": (*campaign).transfer,
 
+	"kill a guard":     (*campaign).killGuard,
+	"freeze a guard":   (*campaign).freezeGuard,
 	"slow links":       (*campaign).slowLinks,
 	"lossy links":      (*campaign).lossyLinks,
 	"late requests":    (*campaign).lateRequests,
@@ -134,6 +137,22 @@ func (r *campaign) transfer(ctx context.Context, s scene) (undo, error) {
 	defer c.Close()
 	_, err := c.LeadNode(ctx, s.follower.name)
 	return nothing, err
+}
+
+// killGuard kills a guard, with the calls that it has leased.
+func (r *campaign) killGuard(_ context.Context, s scene) (undo, error) {
+	g := r.guards[s.choice%uint64(len(r.guards))]
+	g.kill()
+	return func(context.Context) error { return g.start() }, nil
+}
+
+// freezeGuard freezes a guard, whose decisions under way go on when nothing is
+// fresh any more.
+func (r *campaign) freezeGuard(_ context.Context, s scene) (undo, error) {
+	g, begun := r.guards[s.choice%uint64(len(r.guards))], now()
+	return func(context.Context) error {
+		return errors.Join(g.cmd.Process.Signal(syscall.SIGCONT), r.log.Add(check.Record{Op: check.OpCut, Client: g.Name, Begun: begun, Ended: now()}))
+	}, g.cmd.Process.Signal(syscall.SIGSTOP)
 }
 
 // slowLinks delays all that clients and guards send and get. A guard's ping and its

@@ -150,7 +150,7 @@ func (r *rig) watchMachine() (judged func() float64) {
 	return func() float64 {
 		close(stop)
 		<-stopped
-		return 1 - float64(excused)/float64(now()-begun)
+		return max(0, 1-float64(excused)/float64(now()-begun))
 	}
 }
 

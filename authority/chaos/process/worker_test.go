@@ -122,30 +122,40 @@ func (r *rig) worker(cfg workerConfig) (*worker, error) {
 	if cfg.Role == "guard" {
 		cfg.Listen = h.Join(8080)
 	}
-	text, err := json.Marshal(cfg)
-	if err != nil {
-		return nil, err
-	}
 	w.workerConfig = cfg
+	r.t.Cleanup(w.kill)
+	return w, w.start()
+}
+
+// start starts the process, and waits until it works.
+func (w *worker) start() error {
+	text, err := json.Marshal(w.workerConfig)
+	if err != nil {
+		return err
+	}
 	w.cmd = exec.Command(filepath.Join(binaries, "worker"))
 	w.cmd.Env = append(os.Environ(), workerEnv+"="+string(text))
 	w.cmd.Stderr = os.Stderr
 	if w.in, err = w.cmd.StdinPipe(); err != nil {
-		return nil, err
+		return err
 	}
 	out, err := w.cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	w.out = bufio.NewReader(out)
-	if err := h.Start(w.cmd); err != nil {
-		return nil, err
+	if err := w.host.Start(w.cmd); err != nil {
+		return err
 	}
-	r.t.Cleanup(func() {
+	return w.hear("ready")
+}
+
+// kill ends the process at once.
+func (w *worker) kill() {
+	if w.cmd != nil && w.cmd.Process != nil {
 		_ = w.cmd.Process.Kill()
 		_ = w.cmd.Wait()
-	})
-	return w, w.hear("ready")
+	}
 }
 
 func (w *worker) hear(word string) error {
