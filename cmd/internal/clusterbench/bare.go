@@ -144,8 +144,11 @@ func (o *bareOrder) follow(store *raftstore.Store) (a bareAnswer, err error) {
 	command := make([]byte, o.Size)
 	_, _ = rand.Read(command)
 	l, err := drive(ctx, o.Callers, o.Each, func(ctx context.Context, _ int) error {
-		_, err := store.Propose(ctx, command)
-		return err
+		// A machine that is busy with something else may have the leader change.
+		return until(ctx, 10*time.Millisecond, func() bool {
+			_, err := store.Propose(ctx, command)
+			return err == nil
+		})
 	})
 	return bareAnswer{PerSecond: l.perSecond(), Median: l.took.at(0.5)}, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -27,9 +28,21 @@ func faults() []fault {
 		mend: func(ctx context.Context, c *cluster, n *node) error { return c.serve(ctx, n) },
 	}, {
 		name: "dark", what: "the leader's network goes dark",
-		hit:  func(c *cluster, n *node) error { return c.lab.Isolate(n.host) },
-		mend: func(_ context.Context, c *cluster, _ *node) error { return c.lab.Heal() },
+		hit:  func(c *cluster, n *node) error { return c.port(n, "disabled") },
+		mend: func(_ context.Context, c *cluster, n *node) error { return c.port(n, "forwarding") },
 	}}
+}
+
+// port switches a node's port of the lab's switch off or on: packets vanish both
+// ways, for everyone at the same moment, which rule by rule would take longer than
+// an election on a busy machine.
+func (c *cluster) port(n *node, state string) error {
+	for i := range c.nodes {
+		if c.nodes[i] == n {
+			return c.lab.Switch().In(exec.Command("bridge", "link", "set", "dev", fmt.Sprintf("p%d", i+2), "state", state).Run)
+		}
+	}
+	return fmt.Errorf("no node %s", n.name)
 }
 
 // failover loses leaders, over and over. The two kinds run beside each other,
