@@ -1,19 +1,27 @@
-// Package chaos is a fault campaign against the authority. Three real nodes over
-// TLS on loopback, real clients and guards with real verifiers do their work while
-// nodes are killed, stopped, cut off, one way too, made to hand over, put off their
-// clocks, and the guards' links made slow. Then what everyone was told is
-// checked:
+// Package chaos is the fault campaign's simulation. Three whole nodes (state, log,
+// audit, server), real clients and guards with real verifiers do their work in a
+// bubble of testing/synctest: the network is simnet, the clocks are the bubble's,
+// put off where a fault wants it, the disks break by raftstoretest.Disk and lose
+// what was not synced, and all randomness comes from the seed. A simulated minute
+// takes some seconds, most of them real work. What everyone was told is judged by
+// package check.
 //
-//   - issuing, revoking and linearizable reads form a linearizable history;
-//   - of each call budget, nested ones too, accepted + unspent + forfeited is
-//     the limit;
-//   - no revoked token is accepted later than the bound after the acknowledgement,
-//     by a clock that no fault touches, and no other is refused as revoked;
-//   - everything acknowledged is on every node, and the nodes agree about the
-//     state and the audit log.
+// A seed chooses six faults of all kinds, so that seeds that follow on each other
+// go through all of them: kills, partitions (also one way, replies only, the leader
+// dark, no quorum), late and lossy links, slow, hung, failing and full disks, a
+// power failure, torn tails, a flipped bit, clocks that jump beyond the longest
+// life of a token with a failover after, rolling restarts, replaced nodes, votes
+// taken and given back, guards that crash, are cut off, or hear late. A quarter of
+// all calls is repeated, some seconds late.
 //
-// The package holds tests only. They take long on purpose, so they are built with
-// the tag chaos: make chaos. A seed reproduces the schedule of the faults, not
-// what the scheduler and the network make of it. TestPlanted has the campaign find
-// bugs that it puts into a copy of the source.
+// The package holds tests only. TestSim runs seeds in its own process; TestAllFaults
+// and TestPlanted, which has the campaign find bugs that are put into copies of the
+// source, run each seed in a process of its own. make chaos (tag chaos) builds that
+// on a runtime without chance, so that a seed reproduces its whole run.
+//
+// To see what a seed does:
+//
+//	go test -run TestSim -v ./authority/chaos -chaos.seed 7 -chaos.faults 6
+//
+// CHAOS_LOG=1 adds the nodes' logs.
 package chaos

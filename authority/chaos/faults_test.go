@@ -1,256 +1,402 @@
-//go:build chaos
-
 package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/writ-dev/writ/authority"
-	"github.com/writ-dev/writ/authority/authoritytest"
+	"github.com/writ-dev/writ/authority/chaos/check"
+	"github.com/writ-dev/writ/authority/chaos/simnet"
 )
 
-// The faults. Each pass goes through all of them in an order of its own.
-var faultKinds = []string{
-	"kill the leader", "stop a follower", "kill a follower", "isolate the leader", "isolate a follower",
-	"cut the leader off one way", "transfer leadership", "clock of the leader", "slow guards", "slow guards",
-}
-
-// fault is one entry of a schedule: a pure function of the seed.
+// fault is one kind. make makes it and says how to undo it; what it returns
+// besides is who may be without a quorum meanwhile.
 type fault struct {
-	kind   string
-	lasts  time.Duration
-	then   time.Duration // of peace
-	choice uint64        // which follower, how slow, …
+	kind string
+	make func(s *sim, ctx context.Context, r *rand.Rand) (undo func() error, cut []string, err error)
 }
 
-// schedule is an endless sequence of faults.
-func schedule(seed uint64) func() fault {
-	r := rand.New(rand.NewPCG(seed, 0))
-	var deck []int
-	return func() fault {
-		if len(deck) == 0 {
-			deck = r.Perm(len(faultKinds))
-		}
-		kind := faultKinds[deck[0]]
-		deck = deck[1:]
-		return fault{
-			kind: kind, choice: r.Uint64(),
-			lasts: 300*time.Millisecond + time.Duration(r.Int64N(int64(time.Second))),
-			then:  400*time.Millisecond + time.Duration(r.Int64N(int64(600*time.Millisecond))),
-		}
-	}
-}
+// everyone is all guards, in what may be without a quorum.
+var everyone = []string{""}
 
-// node is a node as the load sees it: what it has under way there ends when the
-// node stops.
-type node struct {
-	*authoritytest.ClusterNode
-	mu     sync.RWMutex
-	a      *authority.Authority // nil: stopped; guarded by mu
-	ctx    context.Context      // guarded by mu
-	cancel context.CancelFunc   // only the faults use it
-}
+func nothing() error { return nil }
 
-func (n *node) up() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.a = n.Authority
-}
-
-func (n *node) down(stop func() error) error {
-	n.cancel()
-	n.mu.Lock()
-	n.a = nil
-	n.mu.Unlock()
-	return stop()
-}
-
-// with calls f with the node's authority unless the node has stopped.
-func (n *node) with(ctx context.Context, f func(ctx context.Context, a *authority.Authority) error) error {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	if n.a == nil {
-		return fmt.Errorf("%s has stopped", n.Name)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(n.ctx, cancel)()
-	return f(ctx, n.a)
-}
-
-// link is the network between one guard and the nodes. What arrives is held up as
-// a whole, in order, and what comes meanwhile waits behind it: so news may come
-// after an answer that looks newer.
-type link struct{ delay atomic.Int64 }
-
-func (l *link) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return &slowConn{Conn: conn, link: l, closed: make(chan struct{})}, nil
-}
-
-type slowConn struct {
-	net.Conn
-	link   *link
-	once   sync.Once
-	closed chan struct{}
-	buffer [64 << 10]byte
-	rest   []byte // of what has arrived; only Read uses it
-}
-
-// Read implements net.Conn.
-func (c *slowConn) Read(b []byte) (int, error) {
-	if len(c.rest) == 0 {
-		n, err := c.Conn.Read(c.buffer[:])
-		if d := c.link.delay.Load(); d > 0 {
-			late := time.NewTimer(time.Duration(d))
-			defer late.Stop()
-			select {
-			case <-late.C:
-			case <-c.closed:
-			}
-		}
-		if n == 0 {
-			return 0, err
-		}
-		c.rest = c.buffer[:n] // an error comes again
-	}
-	n := copy(b, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
-}
-
-// Close implements net.Conn.
-func (c *slowConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return c.Conn.Close()
-}
-
-// pause waits, and reports false when ctx has ended.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// disturb goes through the schedule until ctx ends, and undoes each fault before
-// the next. It returns how many of each kind it made.
-func (r *campaign) disturb(ctx context.Context, seed uint64) (made map[string]int, err error) {
-	made = make(map[string]int)
-	next := schedule(seed)
-	for ctx.Err() == nil {
-		f := next()
-		undo, err := r.make(ctx, f)
+// links is a fault of the network between nodes.
+func links(kind string, set func(s *sim, leader *node, rest []*node, r *rand.Rand)) fault {
+	return fault{kind, func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
+		leader, rest, err := s.leader(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				break
-			}
-			return made, fmt.Errorf("%s: %w", f.kind, err)
+			return nil, nil, err
 		}
-		made[f.kind]++
-		pause(ctx, f.lasts)
-		if err := undo(); err != nil {
-			return made, fmt.Errorf("after %s: %w", f.kind, err)
-		}
-		pause(ctx, f.then)
-	}
-	return made, nil
+		r.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
+		set(s, leader, rest, r)
+		return func() error { s.net.Heal(); return nil }, nil, nil
+	}}
 }
 
-func (r *campaign) make(ctx context.Context, f fault) (undo func() error, err error) {
-	nothing := func() error { return nil }
-	heal := func() error { r.c.Heal(); return nil }
-	if f.kind == "slow guards" {
-		// Slower than half a bound, so that two answers in a row are older than one.
-		delay := r.bound * time.Duration(6+f.choice%3) / 10
-		for _, l := range r.links {
-			l.delay.Store(int64(delay))
+var down = simnet.Link{Down: true}
+
+// isolate cuts a node off from the other nodes; clients still reach it.
+func (s *sim) isolate(n *node) {
+	for _, o := range s.members() {
+		if o != n {
+			s.net.Both(n.name, o.name, down)
 		}
-		pause(ctx, 2*r.bound)
-		return func() error {
-			for _, l := range r.links {
-				l.delay.Store(0)
+	}
+}
+
+// on is a fault of one node, the leader or another.
+func on(kind string, leads bool, make func(s *sim, ctx context.Context, n *node, r *rand.Rand) (func() error, []string, error)) fault {
+	return fault{kind, func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
+		n, rest, err := s.leader(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !leads {
+			n = rest[r.IntN(len(rest))]
+		}
+		s.event("%s: %s", kind, n.name)
+		return make(s, ctx, n, r)
+	}}
+}
+
+func kill(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
+	return func() error { return s.restart(n) }, nil, n.kill()
+}
+
+// guardLink is a fault of the network between one guard and the nodes.
+func guardLink(kind string, make func(s *sim, g *guard, r *rand.Rand)) fault {
+	return fault{kind, func(s *sim, _ context.Context, r *rand.Rand) (func() error, []string, error) {
+		g := s.guards[r.IntN(len(s.guards))]
+		s.event("%s: %s", kind, g.name)
+		make(s, g, r)
+		return func() error { s.net.Heal(); return nil }, []string{g.name}, nil
+	}}
+}
+
+func (s *sim) guardLinks(g *guard, l simnet.Link) {
+	for _, n := range s.members() {
+		s.net.Both(g.name, n.name, l)
+	}
+}
+
+// press shows a guard what was revoked, in quick succession.
+func (s *sim) press(g *guard, r *rand.Rand, d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(4 * time.Millisecond) {
+		if c, ok := pick(&s.pool, &s.pool.gone, r); ok {
+			g.present(context.Background(), c)
+		}
+	}
+}
+
+// faults are all kinds.
+var faults = []fault{
+	links("isolate the leader", func(s *sim, leader *node, _ []*node, _ *rand.Rand) { s.isolate(leader) }),
+	links("isolate a follower", func(s *sim, _ *node, rest []*node, _ *rand.Rand) { s.isolate(rest[0]) }),
+	links("the leader is not heard", func(s *sim, leader *node, rest []*node, _ *rand.Rand) {
+		for _, n := range rest {
+			s.net.Set(leader.name, n.name, down)
+		}
+	}),
+	links("the leader hears nobody", func(s *sim, leader *node, rest []*node, _ *rand.Rand) {
+		for _, n := range rest {
+			s.net.Set(n.name, leader.name, down)
+		}
+	}),
+	links("two nodes lose each other", func(s *sim, leader *node, rest []*node, _ *rand.Rand) {
+		s.net.Both(leader.name, rest[0].name, down)
+	}),
+	links("slow and lossy links", func(s *sim, leader *node, rest []*node, r *rand.Rand) {
+		all := append(rest, leader)
+		l := simnet.Link{Delay: time.Duration(r.Int64N(int64(10 * time.Millisecond))), Jitter: 5 * time.Millisecond, Loss: 0.01}
+		for _, a := range all {
+			for _, b := range all {
+				s.net.Set(a.name, b.name, l)
 			}
-			return nil
-		}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	followers, err := r.c.Followers(ctx)
-	if err != nil {
-		return nil, err
-	}
-	leader, err := r.c.Leader(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if len(followers) == 0 {
-		return nothing, nil
-	}
-	follower := followers[f.choice%uint64(len(followers))]
-	switch f.kind {
-	case "kill the leader":
-		return r.stop(leader, leader.Kill)
-	case "kill a follower":
-		return r.stop(follower, follower.Kill)
-	case "stop a follower":
-		return r.stop(follower, follower.Stop)
-	case "isolate the leader":
-		r.c.Isolate(leader.Name)
-		return heal, nil
-	case "isolate a follower":
-		r.c.Isolate(follower.Name)
-		return heal, nil
-	case "cut the leader off one way":
-		for _, to := range followers {
-			r.c.Cut(leader.Name, to.Name)
 		}
-		return heal, nil
-	case "transfer leadership":
-		_ = r.nodes[leader.Name].with(ctx, func(ctx context.Context, a *authority.Authority) error {
-			_, err := a.Lead(ctx, follower.Name)
+	}),
+	on("the leader goes dark", true, func(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
+		s.isolate(n)
+		for _, g := range s.guards {
+			s.net.Both(g.name, n.name, down)
+		}
+		return func() error { s.net.Heal(); return nil }, nil, nil
+	}),
+	{"no quorum", func(s *sim, _ context.Context, _ *rand.Rand) (func() error, []string, error) {
+		for _, n := range s.members() {
+			s.isolate(n)
+		}
+		return func() error { s.net.Heal(); return nil }, everyone, nil
+	}},
+	guardLink("a guard is cut off", func(s *sim, g *guard, r *rand.Rand) {
+		s.guardLinks(g, down)
+		s.press(g, r, bound)
+	}),
+	guardLink("a guard hears late, then nothing", func(s *sim, g *guard, r *rand.Rand) {
+		late := simnet.Link{Delay: bound*9/20 + time.Duration(r.Int64N(int64(bound*3/10)))}
+		for _, n := range s.members() {
+			s.net.Set(n.name, g.name, late)
+		}
+		time.Sleep(bound + time.Duration(r.Int64N(int64(bound))))
+		s.guardLinks(g, down)
+		s.press(g, r, bound+late.Delay)
+	}),
+	{"a guard crashes", func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
+		g := s.guards[r.IntN(len(s.guards))]
+		s.event("a guard crashes: %s", g.name)
+		g.kill()
+		return func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			return g.open(ctx)
+		}, nil, nil
+	}},
+	on("kill the leader", true, kill),
+	on("kill a follower", false, kill),
+	on("stop the leader", true, stop),
+	on("stop a follower", false, stop),
+	{"power failure", func(s *sim, _ context.Context, r *rand.Rand) (func() error, []string, error) {
+		for _, n := range s.members() {
+			if err := n.kill(); err != nil {
+				return nil, nil, err
+			}
+			if err := n.losePower(r); err != nil {
+				return nil, nil, err
+			}
+		}
+		return func() error { return s.restart(s.members()...) }, everyone, nil
+	}},
+	{"rolling restart", func(s *sim, ctx context.Context, _ *rand.Rand) (func() error, []string, error) {
+		for _, n := range s.members() {
+			if err := n.stop(); err != nil {
+				s.event("stopping %s: %v", n.name, err)
+			}
+			if err := s.restart(n); err != nil {
+				return nil, nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+			err := s.ready(ctx)
+			cancel()
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+		return nothing, nil, nil
+	}},
+	{"transfer leadership", func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
+		leader, rest, err := s.leader(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		to := rest[r.IntN(len(rest))]
+		err = leader.with(ctx, func(ctx context.Context, a *authority.Authority) error {
+			_, err := a.Lead(ctx, to.name)
 			return err
 		})
-		return nothing, nil
-	case "clock of the leader":
-		leader.Skew.Store(int64(time.Hour) - int64(f.choice%2)*int64(2*time.Hour))
-		return func() error { leader.Skew.Store(0); return nil }, nil
-	}
-	panic("no such fault: " + f.kind)
+		s.event("transfer from %s to %s: %v", leader.name, to.name, err)
+		return nothing, nil, nil
+	}},
+	on("the leader's disk is slow", true, slowDisk),
+	on("a follower's disk is slow", false, slowDisk),
+	on("the leader's disk hangs", true, func(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+		n.disk.Hang()
+		if r.IntN(2) == 0 {
+			return func() error { n.disk.Heal(); return nil }, nil, nil // sooner than anybody notices
+		}
+		time.Sleep(6 * time.Second)
+		return func() error { return errors.Join(n.kill(), s.restart(n)) }, nil, nil
+	}),
+	on("the leader's fsync fails", true, failDisk),
+	on("a follower's fsync fails", false, failDisk),
+	on("the leader's disk is full", true, func(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
+		n.disk.Full()
+		return func() error { n.disk.Heal(); return nil }, nil, nil
+	}),
+	on("a torn log tail", true, func(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+		if err := errors.Join(n.kill(), n.losePower(r)); err != nil {
+			return nil, nil, err
+		}
+		return func() error { return s.restart(n) }, nil, nil
+	}),
+	on("a flipped bit", false, flip),
+	on("the leader's clock jumps ahead", true, jump(time.Hour)),
+	on("the leader's clock jumps back", true, jump(-time.Hour)),
+	on("a follower's clock jumps, and it is made to lead", false, func(s *sim, ctx context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+		undo, _, err := jump(time.Hour)(s, ctx, n, r)
+		if err != nil {
+			return nil, nil, err
+		}
+		leader, _, err := s.leader(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		_ = leader.with(ctx, func(ctx context.Context, a *authority.Authority) error {
+			_, err := a.Lead(ctx, n.name)
+			return err
+		})
+		return undo, nil, nil
+	}),
+	{"a node is replaced", func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
+		if s.made > voters {
+			return nothing, nil, nil // there are addresses for one more
+		}
+		members := s.members()
+		return nothing, nil, s.replace(ctx, members[r.IntN(len(members))])
+	}},
+	{"a node loses its vote, and gets it back", func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
+		_, rest, err := s.leader(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		n := rest[r.IntN(len(rest))]
+		root := s.client("operator", s.root)
+		_, err = root.DemoteNode(ctx, n.name)
+		s.event("demote %s: %v", n.name, err)
+		return func() error {
+			defer root.Close()
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			_, err := root.PromoteNode(ctx, n.name)
+			s.event("promote %s: %v", n.name, err)
+			return nil // the cluster goes on with it by itself, or the end will tell
+		}, nil, nil
+	}},
 }
 
-// stop stops a node; undoing it starts the node again.
-func (r *campaign) stop(n *authoritytest.ClusterNode, how func() error) (undo func() error, _ error) {
-	if err := r.nodes[n.Name].down(how); err != nil {
-		r.t.Logf("stopping %s: %v", n.Name, err) // on a busy machine it may take too long
+func stop(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
+	if err := n.stop(); err != nil {
+		s.event("stopping %s: %v", n.name, err)
 	}
-	return func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		for {
-			err := n.Start(ctx)
-			if err == nil {
-				r.nodes[n.Name].up()
-				return nil
-			}
-			if !pause(ctx, 100*time.Millisecond) { // its port may be taken for a moment
-				return err
-			}
+	return func() error { return s.restart(n) }, nil, nil
+}
+
+func slowDisk(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+	n.disk.Slow(5*time.Millisecond + time.Duration(r.Int64N(int64(400*time.Millisecond))))
+	return func() error { n.disk.Heal(); return nil }, nil, nil
+}
+
+// failDisk has a node find that a write failed, which ends it.
+func failDisk(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
+	n.disk.Fail()
+	return func() error { return errors.Join(n.kill(), s.restart(n)) }, nil, nil
+}
+
+// jump puts a node's clock off by more than the longest life of a token. Half the
+// time the node is then killed with its clock as it is, and starts with it; else it
+// stays long enough for whatever is done now and then.
+func jump(by time.Duration) func(*sim, context.Context, *node, *rand.Rand) (func() error, []string, error) {
+	return func(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+		s.skews[n.name].Store(int64(by))
+		dies := r.IntN(2) == 0
+		if !dies {
+			time.Sleep(11 * time.Second)
 		}
-	}, nil
+		return func() error {
+			if dies {
+				if err := errors.Join(n.kill(), s.restart(n)); err != nil {
+					return err
+				}
+			}
+			s.skews[n.name].Store(0)
+			return nil
+		}, nil, nil
+	}
+}
+
+// restart starts nodes that have stopped, side by side since each waits for a quorum.
+func (s *sim) restart(nodes ...*node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	failed := make(chan error, len(nodes))
+	for _, n := range nodes {
+		go func() {
+			err := n.start(ctx, nil)
+			if err != nil {
+				err = fmt.Errorf("starting %s again: %w", n.name, err)
+			}
+			failed <- err
+		}()
+	}
+	var errs []error
+	for range nodes {
+		errs = append(errs, <-failed)
+	}
+	return errors.Join(errs...)
+}
+
+// replace has another node take the place of one, which is gone for good.
+func (s *sim) replace(ctx context.Context, n *node) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := n.kill(); err != nil {
+		return err
+	}
+	another, err := s.add(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	for i := range s.nodes {
+		if s.nodes[i] == n {
+			s.nodes[i] = another
+		}
+	}
+	s.mu.Unlock()
+	root := s.client("operator", s.root)
+	defer root.Close()
+	for {
+		err := root.RemoveNode(ctx, n.name, false)
+		s.event("%s in place of %s: %v", another.name, n.name, err)
+		if err == nil {
+			break
+		}
+		if !pause(ctx, time.Second) {
+			return err
+		}
+	}
+	return s.ready(ctx)
+}
+
+// disturb goes through the schedule, and undoes each fault before the next. Seeds
+// that follow on each other go through all kinds.
+func (s *sim) disturb(ctx context.Context) error {
+	r := s.random(0)
+	deck := make([]fault, s.perRun)
+	for i := range deck {
+		deck[i] = faults[(int(s.seed)*s.perRun+i)%len(faults)]
+	}
+	r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+	for _, f := range deck {
+		pause(ctx, between(r, 700*time.Millisecond))
+		if err := s.one(ctx, f, r); err != nil {
+			return fmt.Errorf("%s: %w", f.kind, err)
+		}
+	}
+	return nil
+}
+
+// one makes one fault, and undoes it.
+func (s *sim) one(ctx context.Context, f fault, r *rand.Rand) error {
+	s.event("fault: %s", f.kind)
+	begun := s.now()
+	making, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	undo, cut, err := f.make(s, making, r)
+	if err != nil {
+		return err
+	}
+	pause(ctx, between(r, 600*time.Millisecond))
+	if err := undo(); err != nil {
+		return err
+	}
+	s.done[f.kind]++
+	s.record("faults", begun, check.Record{Op: check.OpFault, Code: f.kind})
+	for _, guard := range cut {
+		s.record(guard, begun, check.Record{Op: check.OpCut})
+	}
+	s.event("undone: %s", f.kind)
+	return nil
 }

@@ -20,8 +20,11 @@ func operations(records []Record) []porcupine.Operation {
 	clients := make(map[string]int)
 	restored := int64(math.MaxInt64)
 	issued := make(map[string]int64)
+	leased := make(map[string]bool) // by clients, in the history
 	for _, r := range records {
 		switch r.Op {
+		case OpLease:
+			leased[r.Name] = true
 		case OpRestore:
 			restored = min(restored, r.Begun)
 		case OpIssue:
@@ -44,6 +47,9 @@ func operations(records []Record) []porcupine.Operation {
 		}
 		if issued[r.Name] < restored && r.Ended > restored {
 			continue // of a life that is over
+		}
+		if !leased[r.Name] {
+			r.Limits, r.Left = nil, 0 // guards lease of it
 		}
 		if _, ok := clients[r.Client]; !ok {
 			clients[r.Client] = len(clients)

@@ -41,13 +41,13 @@ const (
 	OpNarrow Op = "narrow"
 	// OpRevoke is a revocation that was asked for, of Name and all derived from it.
 	OpRevoke Op = "revoke"
-	// OpLease is a lease of one call that was asked for, on a token whose calls
-	// nobody else leases: Name, Lease when granted, or Code.
+	// OpLease is a lease of one call that was asked for, on a token with one budget,
+	// of which no guard leases: Name, Lease when granted, or Code.
 	OpLease Op = "lease"
 	// OpReturn gives the call of a Lease back: Name, Lease, and Calls credited.
 	OpReturn Op = "return"
 	// OpRead is a linearizable read: Name, Seen, and Left when the token has one
-	// budget.
+	// budget; Left counts where there is an OpLease of the name.
 	OpRead Op = "read"
 	// OpVerdict is what guard Client said of credential Name: Code, empty if it
 	// accepted. It is recorded before the guard answers.
