@@ -52,9 +52,9 @@ type Entry struct {
 // Defaults of Config, for nodes on one local network. With these a cluster
 // fails over in about half a second.
 const (
-	DefaultHeartbeatTimeout  = 250 * time.Millisecond
-	DefaultElectionTimeout   = 250 * time.Millisecond
-	DefaultLeaderLease       = 125 * time.Millisecond
+	DefaultHeartbeatTimeout  = 200 * time.Millisecond
+	DefaultElectionTimeout   = 200 * time.Millisecond
+	DefaultLeaderLease       = 100 * time.Millisecond
 	DefaultSnapshotThreshold = 16384
 	DefaultTrailingLogs      = 10240
 	DefaultSnapshotInterval  = 30 * time.Second
