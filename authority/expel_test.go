@@ -239,6 +239,12 @@ func TestCompromisedNode(t *testing.T) {
 		}
 	}
 	c.CAFingerprint = gone.CAFingerprint
+	for _, name := range []string{"n1", "n2"} { // one that has yet to hear of it knows none of the new keys
+		until(t, name+" has heard of it", func() bool {
+			pin := c.Node(name).Authority.CAFingerprint()
+			return fmt.Sprintf("%x", pin) == gone.CAFingerprint
+		})
+	}
 	again := c.Root()
 	defer again.Close()
 	accepts = guard(t, c.Replica(t, "files", []string{"corp"}, c.Node("n1"), c.Node("n2")))

@@ -1,16 +1,9 @@
 package main
 
 import (
-	"errors"
-
-	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/seal"
 	"github.com/writ-dev/writ/caveats/attest/holder"
 )
-
-func init() {
-	explainers = append([]func(error) *failure{explainKeyTPM}, explainers...)
-}
 
 // tpmProtector seals a node's key file to this machine's TPM, so that a copy of
 // the file is worth nothing elsewhere.
@@ -35,14 +28,4 @@ func protector(address string) seal.Protector {
 		return nil
 	}
 	return tpmProtector{address}
-}
-
-func explainKeyTPM(err error) *failure {
-	switch {
-	case errors.Is(err, holder.ErrOtherTPM) && errors.Is(err, authority.ErrKeyFile):
-		return &failure{Code: "wrong_key_file", Message: lower(err.Error()), Hint: "the key file is of another machine's TPM, or the TPM was cleared: the recovery identity gives a node that is alone a new one"}
-	case errors.Is(err, holder.ErrSealed):
-		return &failure{Code: "wrong_key_file", Message: lower(err.Error()), Hint: "the key file was damaged"}
-	}
-	return nil
 }

@@ -197,7 +197,7 @@ func explainNode(err error) *failure {
 	case errors.Is(err, seal.ErrPermissions):
 		return &failure{Code: "permission", Message: msg, Hint: "chmod 600 the key file"}
 	case errors.Is(err, seal.ErrKind):
-		return &failure{Code: "wrong_passphrase", Message: msg, Hint: "the key file is protected: name its --passphrase-file"}
+		return &failure{Code: "wrong_passphrase", Message: msg, Hint: "the key file is protected: name its --passphrase-file, or the TPM with --node-key-tpm"}
 	case errors.Is(err, seal.ErrRefused):
 		return &failure{Code: "wrong_key_file", Message: msg, Hint: "the data directory is of another node: name the key file that it was formed with"}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/wallet"
 	"github.com/writ-dev/writ/caveats/attest"
@@ -89,6 +90,10 @@ func explainTPM(err error) *failure {
 	switch {
 	case errors.Is(err, holder.ErrNoEndorsement):
 		return &failure{Code: "tpm", Message: msg, Hint: "a policy trusts a TPM by its maker's certificate; virtual machines need a vTPM with one"}
+	case errors.Is(err, holder.ErrOtherTPM) && errors.Is(err, authority.ErrKeyFile):
+		return &failure{Code: "wrong_key_file", Message: msg, Hint: "the key file is of another machine's TPM, or the TPM was cleared: the recovery identity gives a node that is alone a new one"}
+	case errors.Is(err, holder.ErrSealed):
+		return &failure{Code: "wrong_key_file", Message: msg, Hint: "the key file was damaged"}
 	case errors.Is(err, holder.ErrOtherTPM):
 		return &failure{Code: "tpm", Message: msg, Hint: "remove the key's file in the TPM directory, and a new key is made; tokens for the old one end"}
 	case errors.Is(err, swtpm.ErrNotInstalled):
