@@ -283,13 +283,15 @@ func (r *campaign) fullDisk(ctx context.Context, s scene) (undo, error) {
 		if err := os.Remove(path); err != nil {
 			return err
 		}
-		select {
-		case <-n.exited: // its file system for all else was full, too
-			n.cmd = nil
+		// The log waits for space; but what was to be applied, or signed, meanwhile
+		// may have ended the node.
+		ending, cancel := context.WithTimeout(ctx, 2*time.Second)
+		defer cancel()
+		if e, err := n.awaitEnd(ending); err == nil {
+			r.t.Logf("a full disk: %v", e)
 			return n.restart(ctx)
-		default:
-			return nil
 		}
+		return nil
 	}, nil
 }
 

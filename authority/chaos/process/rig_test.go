@@ -58,7 +58,7 @@ var raced = flag.Bool("process.race", false, "run nodes and workers under the ra
 
 var build = sync.OnceValue(func() error {
 	for _, args := range [][]string{
-		{"build", "-tags", "failpoints", "-o", filepath.Join(binaries, "writ"), "github.com/writ-dev/writ/cmd/writ"},
+		{"build", "-buildvcs=false", "-tags", "failpoints", "-o", filepath.Join(binaries, "writ"), "github.com/writ-dev/writ/cmd/writ"},
 		{"test", "-c", "-o", filepath.Join(binaries, "worker"), "github.com/writ-dev/writ/authority/chaos/process"},
 	} {
 		if *raced {
