@@ -130,23 +130,42 @@ func (a *Authority) Join(ctx context.Context, c Call, req *api.JoinRequest) (*ap
 	if !ok {
 		s = state.ServiceRecord{AddService: state.AddService{Name: req.Name, Audiences: []string{"none"}}}
 	}
+	var holders []string
+	if req.Holder != "" {
+		// The API asks for no client certificate.
+		if k, err := capability.ParseHolderKey(req.Holder); err != nil || k.Method != capability.HolderDPoP {
+			return nil, invalid("holder: not a key's thumbprint (jkt:…)")
+		}
+		holders = []string{req.Holder}
+	}
 	c.Caller = Caller{Name: state.ServicePrefix + req.Name}
-	return a.credential(ctx, c, &s, sha256.Sum256([]byte(req.JoinSecret)))
+	return a.credential(ctx, c, &s, holders, sha256.Sum256([]byte(req.JoinSecret)))
 }
 
-// Renew gives a service that calls with its own credential a fresh one.
+// Renew gives a service that calls with its own credential a fresh one, bound to
+// the same key if that one is.
 func (a *Authority) Renew(ctx context.Context, c Call) (*api.CredentialResponse, error) {
 	s, ok := a.service(c.Caller)
 	if !ok {
 		return nil, &Error{Code: capability.CodeActionDenied, Detail: "only a service renews its credential"}
 	}
-	return a.credential(ctx, c, &s, state.Digest{})
+	r, err := a.machine.Token(c.Token)
+	if err != nil {
+		return nil, serviceError(err)
+	}
+	if r == nil {
+		return nil, &Error{Code: capability.CodeUnregistered, Detail: "the authority did not issue this token"}
+	}
+	return a.credential(ctx, c, &s, r.Holders, state.Digest{})
 }
 
-func (a *Authority) credential(ctx context.Context, c Call, s *state.ServiceRecord, hash state.Digest) (*api.CredentialResponse, error) {
+func (a *Authority) credential(ctx context.Context, c Call, s *state.ServiceRecord, holders []string, hash state.Digest) (*api.CredentialResponse, error) {
 	conditions, err := serviceCaveats(&s.AddService)
 	if err != nil {
 		return nil, &Error{Code: api.CodeUnauthorized, Detail: "the join secret is wrong, spent or expired"}
+	}
+	if len(holders) > 0 {
+		conditions = append(conditions, "holder "+strings.Join(holders, " "))
 	}
 	m := &minting{ttl: ServiceTTL, record: state.TokenRecord{
 		Audience: api.AdminAudience, Subject: state.ServicePrefix + s.Name, Owner: owner(s.AddedBy), Purpose: "service credential",

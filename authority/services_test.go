@@ -44,6 +44,10 @@ func TestJoinOnce(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	for _, holder := range []string{"jkt:", "x5t:" + strings.Repeat("A", 43), "jkt:" + strings.Repeat("A", 43) + " jkt:" + strings.Repeat("A", 43)} {
+		_, err := a.Join(t.Context(), Call{}, &api.JoinRequest{Name: "files", JoinSecret: first.JoinSecret, Holder: holder})
+		wantCode(t, err, api.CodeInvalid)
+	}
 	join := Call{Request: newRequest(a), Body: [32]byte{1}}
 	cred, err := a.Join(t.Context(), join, &api.JoinRequest{Name: "files", JoinSecret: first.JoinSecret})
 	if err != nil {

@@ -457,6 +457,9 @@ type ServiceResponse struct {
 type JoinRequest struct {
 	Name       string `json:"name"`
 	JoinSecret string `json:"join_secret"`
+	// Holder binds the credential, and each that renews it, to the service's key
+	// ("jkt:…", pop.Key.HolderKey); empty: a bearer token.
+	Holder string `json:"holder,omitempty"`
 }
 
 // CredentialResponse is a service's credential: a capability of audience writ.

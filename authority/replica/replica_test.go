@@ -19,6 +19,7 @@ import (
 	"github.com/writ-dev/writ/authority/replica"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 func verifier(t testing.TB, r *replica.Replica, opts ...capability.Option) *capability.Verifier {
@@ -560,40 +561,82 @@ func TestCheckpointsArrive(t *testing.T) {
 }
 
 // TestRenewal: a credential with less than a third of its life left is
-// replaced, in its file, by a better one.
+// replaced, in its file, by a better one, which is bound to the same key.
 func TestRenewal(t *testing.T) {
 	t.Parallel()
 	n := authoritytest.Start(t, authoritytest.Options{Bound: time.Second})
-	token, err := n.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	key, err := pop.GenerateKey(pop.Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, prover := range map[string]pop.Signer{"a bearer": nil, "bound": key} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testRenewal(t, n, "files-"+name[:1], prover)
+		})
+	}
+}
+
+func testRenewal(t *testing.T, n *authoritytest.Node, name string, prover pop.Signer) {
+	root := n.Root()
+	defer root.Close()
+	added, err := root.AddService(t.Context(), api.ServiceRequest{Name: name, Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := api.JoinRequest{Name: name, JoinSecret: added.JoinSecret}
+	if prover != nil {
+		join.Holder = prover.HolderKey().String()
+	}
+	joined, err := root.Join(t.Context(), join)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "credential")
-	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(joined.Token+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cfg := n.Config("")
-	cfg.TokenFile = file
+	cfg.TokenFile, cfg.Prover = file, prover
 	c, err := client.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	late := func() time.Time { return time.Now().Add(5 * 24 * time.Hour) }
-	authoritytest.Open(t, replica.Config{Client: c, Audiences: []string{"corp"}, CredentialFile: file, Now: late})
-	until(t, "another credential", func() bool {
+	credential := func() string {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.TrimSpace(string(b)) != token
-	})
+		return strings.TrimSpace(string(b))
+	}
+	late := func() time.Time { return time.Now().Add(5 * 24 * time.Hour) }
+	authoritytest.Open(t, replica.Config{Client: c, Audiences: []string{"corp"}, CredentialFile: file, Now: late})
+	until(t, "another credential", func() bool { return credential() != joined.Token })
 	info, err := os.Stat(file)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	if _, err := c.Keys(t.Context(), "corp"); err != nil {
 		t.Errorf("with the new credential: %v", err)
+	}
+	if prover == nil {
+		return
+	}
+	// Renewed twice it is no better for a thief than it was at first.
+	again, err := c.Renew(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, token := range map[string]string{"at first": joined.Token, "renewed": credential(), "renewed twice": again.Token} {
+		thief := n.Client(token)
+		if _, err := thief.Keys(t.Context(), "corp"); capability.CodeOf(err) != capability.CodeHolderProof {
+			t.Errorf("without the key, %s: %v", what, err)
+		}
+		if _, err := thief.Renew(t.Context()); capability.CodeOf(err) != capability.CodeHolderProof {
+			t.Errorf("renewed without the key, %s: %v", what, err)
+		}
+		thief.Close()
 	}
 }
 

@@ -109,14 +109,17 @@ is not trusted any more, rekey its audiences (writ keys rekey).`,
 
 func newServiceJoin(a *app) *cobra.Command {
 	var conn connection
-	var secretFile, out string
+	var secretFile, out, holder string
 	cmd := &cobra.Command{
 		Use:   "join NAME",
 		Short: "exchange a join secret for the service's credential",
 		Long: `Exchange the join secret on standard input for the service's credential, once. The
-service renews the credential by itself from then on.`,
+service renews the credential by itself from then on.
+
+With --holder it is good for nothing without that key, and neither is what renews it:
+the service's client names the key's file (WRIT_KEY_FILE).`,
 		Example: `  writ service add web --audience corp > secret
-  writ service join web --out web.token < secret`,
+  writ service join web --out web.token --holder "$(writ key new --out web.key)" < secret`,
 		Args: exactArguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			secret, err := readInput(cmd, secretFile)
@@ -131,7 +134,7 @@ service renews the credential by itself from then on.`,
 				return err
 			}
 			defer c.Close()
-			joined, err := c.Join(cmd.Context(), api.JoinRequest{Name: args[0], JoinSecret: secret})
+			joined, err := c.Join(cmd.Context(), api.JoinRequest{Name: args[0], JoinSecret: secret, Holder: holder})
 			if errors.Is(err, api.CodeUnauthorized) {
 				f := *explain(err)
 				f.Hint = "a secret is good once, for a day, and for the service of this name: writ service add prints one"
@@ -158,6 +161,7 @@ service renews the credential by itself from then on.`,
 	}
 	conn.add(cmd)
 	cmd.Flags().StringVar(&secretFile, "secret-file", "", "read the join secret from this `file` instead of standard input")
+	cmd.Flags().StringVar(&holder, "holder", "", "bind the credential to this `key` of the service, jkt:…")
 	cmd.Flags().StringVar(&out, "out", "", "write the credential to this new `file`, mode 0600")
 	return cmd
 }
