@@ -158,8 +158,9 @@ func runClusterBook(t *testing.T, book clusterBook, commands string) {
 	for name, text := range machineTools {
 		write("tools/"+name, text, 0o700)
 	}
-	env := []string{"TOP=" + top}
+	env, more := []string{"TOP=" + top}, ""
 	if book.during != nil {
+		more = fmt.Sprintf("staleness_bound = %q\n", upgradeBound)
 		later, err := nextWrit()
 		if err != nil {
 			t.Fatal(err)
@@ -179,7 +180,7 @@ node_key = "%s/%[3]s/etc/writ/node.key"
 listen = "%[5]s:%s"
 peer_listen = "%[5]s:%[7]s"
 peer_profile = "wan" # a machine that is busy with other tests must not look like a lost one
-`, n, top, n, top, host, api, peers), 0o600)
+%[8]s`, n, top, n, top, host, api, peers, more), 0o600)
 		write(n+"/var/lib/writ/.keep", "", 0o600)
 		write(n+"/usr/local/bin/writ", string(binary), 0o755)
 		env = append(env, fmt.Sprintf("A%d=%s:%s", i, host, api))
