@@ -55,7 +55,12 @@ func (c *cluster) guards(ctx context.Context, n int) ([]*guard, error) {
 		slots <- struct{}{}
 		credential := token
 		wg.Go(func() {
-			list[i], errs[i] = c.guard(ctx, credential, i)
+			// A machine that is busy opening others may let the first ping go stale.
+			for range 5 {
+				if list[i], errs[i] = c.guard(ctx, credential, i); errs[i] == nil {
+					break
+				}
+			}
 			<-slots
 		})
 	}
@@ -91,6 +96,18 @@ func (c *cluster) guard(ctx context.Context, credential string, i int) (*guard, 
 func (g *guard) verify(ctx context.Context, token string) error {
 	g.request.Now = time.Now()
 	return g.verifier.VerifyText(ctx, &g.grant, token, &g.request)
+}
+
+// accept verifies what is to be accepted, by a guard that may have to become
+// fresh first.
+func (g *guard) accept(ctx context.Context, token string) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	_ = until(ctx, 5*time.Millisecond, func() bool {
+		err = g.verify(ctx, token)
+		return !errors.Is(err, capability.CodeStaleRevocations)
+	})
+	return err
 }
 
 func closeAll(list []*guard) {

@@ -109,17 +109,18 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(b.dir)
+	var failed []error // a part that could not be measured does not stop the others
 	for _, s := range sections {
-		if !wanted.MatchString(s.name) {
+		if !wanted.MatchString(s.name) || ctx.Err() != nil {
 			continue
 		}
 		began := time.Now()
 		if err := s.run(b, ctx); err != nil {
-			return errors.Join(fmt.Errorf("%s: %w", s.name, err), b.table.print(w))
+			failed = append(failed, fmt.Errorf("%s: %w", s.name, err))
 		}
 		b.say("%s took %s", s.name, time.Since(began).Round(100*time.Millisecond))
 	}
-	return errors.Join(b.table.print(w), b.table.verdict())
+	return errors.Join(b.table.print(w), b.table.verdict(), errors.Join(failed...), ctx.Err())
 }
 
 // say tells whoever waits how it goes.

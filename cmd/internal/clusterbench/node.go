@@ -23,7 +23,7 @@ import (
 
 // startPatience is how long a node may take to serve. One with a large state
 // reads all of it.
-const startPatience = 2 * time.Minute
+const startPatience = 4 * time.Minute
 
 // node is one writ process.
 type node struct {
