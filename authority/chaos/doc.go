@@ -17,7 +17,8 @@
 // The package holds tests only. TestSim runs seeds in its own process; TestAllFaults
 // and TestPlanted, which has the campaign find bugs that are put into copies of the
 // source, run each seed in a process of its own. make chaos (tag chaos) builds that
-// on a runtime without chance, so that a seed reproduces its whole run.
+// on a runtime without chance, so that a seed reproduces its whole run in most cases
+// (fixedRuntime says how far that holds), and its faults in all.
 //
 // To see what a seed does:
 //
