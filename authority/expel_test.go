@@ -207,7 +207,15 @@ func TestCompromisedNode(t *testing.T) {
 	operator := c.Root()
 	defer operator.Close()
 
-	gone, err := operator.ExpelNode(t.Context(), "n3", api.ExpelRequest{Reason: "its disk was copied"})
+	var gone *api.ExpelResponse
+	until(t, "n3 is expelled", func() bool {
+		gone, err = operator.ExpelNode(t.Context(), "n3", api.ExpelRequest{Reason: "its disk was copied"})
+		if errors.Is(err, api.CodeConflict) { // it leads by now
+			_, _ = operator.LeadNode(t.Context(), "n1")
+			return false
+		}
+		return true
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
