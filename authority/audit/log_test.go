@@ -496,6 +496,37 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestFullDiskAtSync refuses first the checkpoint, then the commit marker.
+func TestFullDiskAtSync(t *testing.T) {
+	signer := testSigner(t, testOrigin)
+	for allow := range 2 {
+		dir := t.TempDir()
+		f := &faults{}
+		l := openLog(t, dir, withFaults(f))
+		fill(t, l, 10)
+		must(t, l.Sync())
+		fill(t, l, 20)
+		f.write, f.allow = syscall.ENOSPC, allow
+		if err := l.SaveCheckpoint(value(l.Checkpoint(signer))(t)); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("%d writes allowed: %v", allow, err)
+		}
+		f.write = nil
+		if report, err := VerifyDir(dir, signer.Verifier()); err != nil || report.Size < 10 {
+			t.Errorf("%d writes allowed: %+v, %v", allow, report, err)
+		}
+		must(t, l.Append(9000, record(20))) // there is room again
+		must(t, l.SaveCheckpoint(value(l.Checkpoint(signer))(t)))
+		must(t, l.Close())
+		if report, err := VerifyDir(dir, signer.Verifier()); err != nil || report.Size != 21 || report.Signed != 21 {
+			t.Errorf("%d writes allowed: %+v, %v", allow, report, err)
+		}
+		l = openLog(t, dir)
+		if l.Size() != 21 {
+			t.Errorf("reopened with %d records", l.Size())
+		}
+	}
+}
+
 func TestFailuresThatStop(t *testing.T) {
 	t.Run("undo", func(t *testing.T) {
 		f := &faults{}

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Sync makes durable what was appended before the call. Appending goes on meanwhile. A failure makes the log unusable: what the
-// kernel dropped after a failed fsync is not known, so only opening it again tells what is there.
+// kernel dropped after a failed fsync is not known, so only opening it again tells what is there. A full disk does not: nothing relies
+// on what it refused, and the log can be synced again once there is space.
 func (l *Log) Sync() error {
 	l.commits.Lock()
 	defer l.commits.Unlock()
@@ -41,9 +43,12 @@ func (l *Log) sync(checkpoint []byte, first int64) (err error) {
 	if c == l.committed && checkpoint == nil {
 		return nil
 	}
+	refused := false // for want of space, what the old commit marker does not cover
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("audit: sync: %w", err)
+		}
+		if err != nil && !refused {
 			l.mu.Lock()
 			l.err = err
 			l.mu.Unlock()
@@ -63,6 +68,7 @@ func (l *Log) sync(checkpoint []byte, first int64) (err error) {
 	if checkpoint != nil {
 		b := appendCheckpoint(nil, checkpoint)
 		if _, err := l.checkpoints.WriteAt(b, c.checkpoints); err != nil {
+			refused = errors.Is(err, syscall.ENOSPC) && l.checkpoints.Truncate(c.checkpoints) == nil // it took some of it
 			return err
 		}
 		if err := l.checkpoints.Sync(); err != nil {
@@ -70,7 +76,7 @@ func (l *Log) sync(checkpoint []byte, first int64) (err error) {
 		}
 		c.checkpoints += int64(len(b))
 	}
-	if err := l.writeCommit(c); err != nil {
+	if refused, err = l.writeCommit(c); err != nil {
 		return err
 	}
 	l.committed = c
@@ -83,21 +89,24 @@ func (l *Log) sync(checkpoint []byte, first int64) (err error) {
 	return nil
 }
 
-// writeCommit replaces the commit marker: after a crash the old one is there or the new one.
-func (l *Log) writeCommit(c commit) error {
+// writeCommit replaces the commit marker: after a crash the old one is there or the new one. Where the new one is refused for want
+// of space, the old one stays.
+func (l *Log) writeCommit(c commit) (refused bool, err error) {
 	temp := l.path(commitTemp)
 	f, err := l.openFile(temp, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
 	if err != nil {
-		return err
+		return errors.Is(err, syscall.ENOSPC), err
 	}
-	_, err = f.WriteAt(c.encode(), 0)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	if _, err := f.WriteAt(c.encode(), 0); err != nil {
+		return errors.Is(err, syscall.ENOSPC), errors.Join(err, f.Close())
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return false, err
 	}
 	if err := os.Rename(temp, l.path(commitFile)); err != nil {
-		return err
+		return false, err
 	}
-	return syncDir(l.dir)
+	return false, syncDir(l.dir)
 }
 
 func syncDir(dir string) error {
