@@ -277,7 +277,9 @@ func (a *Authority) sendSnapshot(f *feed) error {
 		return err
 	}
 	at := api.Cursor{Incarnation: f.at.Incarnation, Index: s.Index}
-	if err := f.send(&api.FeedEvent{At: at, Snapshot: "begin"}); err != nil {
+	// The last stamp, read after the snapshot was taken: what has been forgotten in it
+	// had ended before.
+	if err := f.send(&api.FeedEvent{At: at, Snapshot: "begin", Ended: a.machine.Stamp() - 1}); err != nil {
 		return err
 	}
 	for i := range s.Events {

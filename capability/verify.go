@@ -413,7 +413,7 @@ func (v *Verifier) revoked(g *Grant) Code {
 		}
 		return ""
 	case Forgotten:
-		return CodeStaleRevocations
+		return CodeExpired // by a clock that this one is behind
 	}
 	return CodeRevoked
 }

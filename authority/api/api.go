@@ -281,6 +281,10 @@ type FeedEvent struct {
 	Hello *FeedHello `json:"hello,omitempty"`
 	// Snapshot begins or ends a whole new set, to be swapped in at its end.
 	Snapshot string `json:"snapshot,omitempty"` // "begin" or "end"
+	// Ended comes with "begin": of tokens that end at or before it, Unix ms, the
+	// snapshot may not know that they were revoked. They have ended by the clock of
+	// the authority, whatever the reader's says.
+	Ended int64 `json:"ended_ms,omitempty"`
 	// Revoke adds a revocation.
 	Revoke *FeedRevocation `json:"revoke,omitempty"`
 	// Issued registers a token, if the stream asked for registered tokens.

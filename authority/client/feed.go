@@ -112,7 +112,7 @@ func DecodeEvent(line []byte, e *api.FeedEvent) error {
 			n++
 		}
 	}
-	if n != 1 || e.Snapshot != "" && e.Snapshot != "begin" && e.Snapshot != "end" {
+	if n != 1 || e.Snapshot != "" && e.Snapshot != "begin" && e.Snapshot != "end" || e.Ended != 0 && e.Snapshot != "begin" {
 		return errEvent
 	}
 	return nil

@@ -323,6 +323,7 @@ func (s *stream) apply(e *api.FeedEvent) error {
 			return errBusy
 		}
 		f.owner, f.pending = s, newDataset(e.At.Incarnation)
+		f.pending.revoked.Forget(e.Ended)
 	case e.Snapshot == "end":
 		if f.owner != s {
 			return fmt.Errorf("%w: the end of no snapshot", client.ErrResponse)

@@ -288,6 +288,24 @@ func TestSnapshotIsSwappedInWhole(t *testing.T) {
 	}
 }
 
+// TestSnapshotForgets: a replica whose clock is behind does not accept a token that
+// had ended, and may have been revoked, before its snapshot was taken.
+func TestSnapshotForgets(t *testing.T) {
+	o := newOffline(t)
+	s := o.stream(0, 1)
+	o.must(s, api.FeedEvent{At: at(1, 10), Snapshot: "begin", Ended: 5000}, api.FeedEvent{At: at(1, 10), Snapshot: "end"})
+	state := func(notAfter int64) capability.RevocationState {
+		return o.Token(&capability.Identity{ID: tokenID(1), Audience: []byte("corp"), Subject: []byte("a"), NotAfter: notAfter})
+	}
+	if state(5000) != capability.Forgotten || state(5001) != capability.Live {
+		t.Errorf("a token that ended with the snapshot is %d, one that ended after %d", state(5000), state(5001))
+	}
+	o.must(s, api.FeedEvent{At: at(1, 11), Snapshot: "begin", Ended: 6000}, api.FeedEvent{At: at(1, 11), Snapshot: "end"})
+	if state(5001) != capability.Forgotten {
+		t.Error("after the next snapshot")
+	}
+}
+
 // TestNothingOfAnotherIncarnation: an answer of the incarnation before does not
 // say how fresh the new set is, and keys go by the incarnation of the feed.
 func TestNothingOfAnotherIncarnation(t *testing.T) {

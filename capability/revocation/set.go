@@ -294,6 +294,12 @@ func (s *Set) Expire(t int64) int {
 	return before - st.len()
 }
 
+// Forget has every token that ends at or before t, in Unix milliseconds, be
+// Forgotten: whoever fills the set does not know what was revoked of those.
+func (s *Set) Forget(t int64) {
+	s.change(func(st *state) { st.forgotten.Store(max(st.forgotten.Load(), t)) })
+}
+
 func (st *state) len() int {
 	n := st.whole + st.branches.Load().len() + st.keys.Load().len() + st.names.Load().len()
 	if p := st.epochs.Load(); p != nil {

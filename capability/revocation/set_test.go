@@ -348,4 +348,9 @@ func TestForgotten(t *testing.T) {
 	if s.Token(ends(1, 100)) != capability.Live {
 		t.Error("a new set does not begin anew")
 	}
+	s.Forget(90)
+	s.Forget(10)
+	if s.Token(ends(1, 90)) != capability.Forgotten || s.Token(ends(1, 91)) != capability.Live {
+		t.Error("Forget, to the last moment and not beyond")
+	}
 }
