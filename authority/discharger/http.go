@@ -66,6 +66,8 @@ func endpoint[Req, Resp any](s *Service, room chan struct{}, decode func([]byte)
 func publicCode(err error) (api.Code, int) {
 	r, ok := errors.AsType[*attest.Refusal](err)
 	switch {
+	case capability.CodeOf(err) == capability.CodeStaleRevocations:
+		return capability.CodeStaleRevocations, http.StatusServiceUnavailable
 	case !ok:
 		return api.CodeInternal, http.StatusInternalServerError
 	case r.Public() == string(attest.ReasonTooLarge):

@@ -38,6 +38,7 @@ type alone struct {
 	key    *capability.DischargerKey
 	client *client.Client
 	stop   func()
+	follow capability.Revocations // of an authority; nil: none
 }
 
 func newAlone(t *testing.T, change func(*attest.Policy)) *alone {
@@ -87,7 +88,11 @@ func (a *alone) start() {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	s, err := discharger.New(discharger.Config{Key: a.key, Store: store, Clock: time.Now, Rand: rand.Reader})
+	judges := discharger.Store(store)
+	if a.follow != nil {
+		judges = discharger.Follow(store, a.follow)
+	}
+	s, err := discharger.New(discharger.Config{Key: a.key, Store: judges, Clock: time.Now, Rand: rand.Reader})
 	if err != nil {
 		a.t.Fatal(err)
 	}

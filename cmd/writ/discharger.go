@@ -14,17 +14,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/discharger"
+	"github.com/writ-dev/writ/authority/replica"
 )
 
 type dischargerOptions struct {
 	dir, listen, location string
 	hosts                 []string
+	audience              string
 	untilEOF              bool
 }
 
 func newDischarger(a *app) *cobra.Command {
 	var o dischargerOptions
+	var conn connection
 	cmd := &cobra.Command{
 		Use:   "discharger",
 		Short: "run an attestation discharger without an authority",
@@ -34,17 +38,23 @@ DIR/roots/NAME.pem, and keeps devices and used challenges in DIR/state.json.
 
 It prints what the authority's configuration needs to name it in caveats, and the
 fingerprint that holders pin. writ device list, show, revoke and forget look into it with
---store DIR, while it runs too.`,
+--store DIR, while it runs too.
+
+With --audience it follows an authority's revocations, too, with the credential of a
+service of that audience, which it renews: whatever device or holder key is revoked there
+is attested no more, and nothing is while the authority cannot be reached.`,
 		Example: `  mkdir -p d/policies d/roots
   writ device policy show dev > d/policies/dev.json
   writ device roots show dev > d/roots/dev.pem
   writ discharger --dir d --listen 127.0.0.1:0 --until-eof < /dev/null`,
 		Args: noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.discharger(cmd, &o) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.discharger(cmd, &o, &conn) },
 	}
+	conn.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", "", "`directory` of its keys, policies, roots and state, mode 0700")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:7482", "`HOST:PORT`")
+	f.StringVar(&o.audience, "audience", "", "follow the authority's revocations as a service of this `audience`")
 	f.StringVar(&o.location, "location", "", "`location` that caveats give (default https://HOST:PORT)")
 	f.StringArrayVar(&o.hosts, "host", nil, "a `name` or address in its certificate; repeat it for more")
 	f.BoolVar(&o.untilEOF, "until-eof", false, "end when standard input does: for a parent process")
@@ -59,7 +69,7 @@ type dischargerReady struct {
 	Fingerprint string `json:"fingerprint"`
 }
 
-func (a *app) discharger(cmd *cobra.Command, o *dischargerOptions) error {
+func (a *app) discharger(cmd *cobra.Command, o *dischargerOptions, conn *connection) error {
 	if o.dir == "" {
 		return usage(cmd, "--dir is required")
 	}
@@ -79,13 +89,21 @@ func (a *app) discharger(cmd *cobra.Command, o *dischargerOptions) error {
 	if err != nil {
 		return err
 	}
-	store, err := discharger.OpenFile(o.dir, a.now)
+	log := slog.New(slog.NewTextHandler(a.stderr, nil))
+	file, err := discharger.OpenFile(o.dir, a.now)
 	if err != nil {
 		return err
 	}
-	s, err := discharger.New(discharger.Config{
-		Key: key, Store: store, Clock: a.now, Rand: a.rand, Logger: slog.New(slog.NewTextHandler(a.stderr, nil)),
-	})
+	store := discharger.Store(file)
+	if o.audience != "" {
+		r, err := a.revocations(cmd.Context(), conn, o.audience, log)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		store = discharger.Follow(file, r)
+	}
+	s, err := discharger.New(discharger.Config{Key: key, Store: store, Clock: a.now, Rand: a.rand, Logger: log})
 	if err != nil {
 		return err
 	}
@@ -133,4 +151,19 @@ func (a *app) discharger(cmd *cobra.Command, o *dischargerOptions) error {
 		return err
 	}
 	return nil
+}
+
+// revocations follows an authority with a service's credential.
+func (a *app) revocations(ctx context.Context, conn *connection, audience string, log *slog.Logger) (*replica.Replica, error) {
+	cfg, err := conn.config(a)
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return replica.Open(ctx, replica.Config{
+		Client: c, Audiences: []string{audience}, Keyless: true, CredentialFile: cfg.TokenFile, Logger: log,
+	})
 }
