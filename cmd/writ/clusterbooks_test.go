@@ -52,9 +52,9 @@ for n in n2 n3; do
   writ cluster token --addr "$A1" > join.token 2>> log
   ssh $n writ cluster join --exit --addr "$A1" --ca-fingerprint "$WRIT_CA_FINGERPRINT" < join.token >> log 2>&1
   ssh $n systemctl start writ
+  writ cluster status --addr "$A1" --wait 50s
 done
 export WRIT_ADDR="$A1,$A2,$A3"
-writ cluster status --wait 30s
 `
 
 // crash has a machine lose its power.
