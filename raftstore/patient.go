@@ -24,6 +24,9 @@ const pipelinePatience = 2 * time.Second
 // or when a node comes back, the cluster would be without it for that long. So an
 // append to a node that cannot be reached does not fail but waits, and goes out
 // the moment the node is there.
+//
+// A node that has failed sends none: its heartbeats would keep others from
+// electing one that can do the work, for as long as its process takes to end.
 type patient struct {
 	raft.Transport
 	rpcs          chan raft.RPC
@@ -37,6 +40,9 @@ func (p *patient) AppendEntries(id raft.ServerID, address raft.ServerAddress, ar
 	began := time.Now()
 	heartbeat := args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
 	for {
+		if p.failed() {
+			return errFailed
+		}
 		err := p.Transport.AppendEntries(id, address, args, resp)
 		if heartbeat || !errors.Is(err, ErrUnreachable) || time.Since(began) > appendPatience {
 			return err
@@ -63,21 +69,41 @@ func (p *patient) AppendEntries(id raft.ServerID, address raft.ServerAddress, ar
 
 // AppendEntriesPipeline implements raft.Transport.
 func (p *patient) AppendEntriesPipeline(id raft.ServerID, address raft.ServerAddress) (raft.AppendPipeline, error) {
+	if p.failed() {
+		return nil, errFailed
+	}
 	l, err := p.Transport.AppendEntriesPipeline(id, address)
 	if err != nil {
 		return nil, err
 	}
-	return pipeline{l}, nil
+	return pipeline{l, p}, nil
+}
+
+var errFailed = errors.New("raftstore: this node has failed")
+
+func (p *patient) failed() bool {
+	select {
+	case <-p.dead:
+		return true
+	default:
+		return false
+	}
 }
 
 // pipeline closes itself rather than have an append wait for ever. When the
 // reader of a full pipeline ends first (a higher term, a shutdown), the library's
 // writer stays in AppendEntries, for nobody closes the pipeline but itself: the
 // goroutine is lost, and a shutdown waits for it (hashicorp/raft#612).
-type pipeline struct{ raft.AppendPipeline }
+type pipeline struct {
+	raft.AppendPipeline
+	of *patient
+}
 
 // AppendEntries implements raft.AppendPipeline.
 func (l pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
+	if l.of.failed() {
+		return nil, errFailed
+	}
 	stuck := time.AfterFunc(pipelinePatience, func() { _ = l.Close() })
 	defer stuck.Stop()
 	return l.AppendPipeline.AppendEntries(args, resp)

@@ -31,7 +31,7 @@ func (f *fullPipeline) Close() error {
 func TestFullPipelineLetsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		full := &fullPipeline{closed: make(chan struct{})}
-		if _, err := (pipeline{full}).AppendEntries(nil, nil); !errors.Is(err, raft.ErrPipelineShutdown) {
+		if _, err := (pipeline{full, &patient{}}).AppendEntries(nil, nil); !errors.Is(err, raft.ErrPipelineShutdown) {
 			t.Fatalf("got %v, want the pipeline closed", err)
 		}
 	})
