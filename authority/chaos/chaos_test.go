@@ -7,6 +7,7 @@ import (
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
+	"time"
 
 	"github.com/writ-dev/writ/authority/chaos/check"
 )
@@ -26,6 +27,9 @@ type result struct {
 }
 
 const resultMark = "chaos-result: "
+
+// sleep lets time of the bubble pass. Nothing calls it outside one.
+func sleep(d time.Duration) { time.Sleep(d) }
 
 // simulate runs one seed in a bubble of its own.
 func simulate(t *testing.T, seed uint64) {

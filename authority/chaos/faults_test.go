@@ -83,9 +83,18 @@ func (s *sim) guardLinks(g *guard, l simnet.Link) {
 	}
 }
 
-// press shows a guard what was revoked, in quick succession.
+// press revokes a few tokens, of which a guard that has just been cut off does not
+// hear, and shows it what was revoked, in quick succession.
 func (s *sim) press(g *guard, r *rand.Rand, d time.Duration) {
-	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(4 * time.Millisecond) {
+	const who = "presser"
+	root := s.client(who, s.root)
+	defer root.Close()
+	for range 8 {
+		if c, ok := pick(&s.pool, &s.pool.plain, r); ok && !c.spared {
+			s.revoke(root, who, c)
+		}
+	}
+	for end := time.Now().Add(d); time.Now().Before(end); sleep(4 * time.Millisecond) {
 		if c, ok := pick(&s.pool, &s.pool.gone, r); ok {
 			g.present(context.Background(), c)
 		}
@@ -140,7 +149,7 @@ var faults = []fault{
 		for _, n := range s.members() {
 			s.net.Set(n.name, g.name, late)
 		}
-		time.Sleep(bound + time.Duration(r.Int64N(int64(bound))))
+		sleep(bound + time.Duration(r.Int64N(int64(bound))))
 		s.guardLinks(g, down)
 		s.press(g, r, bound+late.Delay)
 	}),
@@ -206,7 +215,7 @@ var faults = []fault{
 		if r.IntN(2) == 0 {
 			return func() error { n.disk.Heal(); return nil }, nil, nil // sooner than anybody notices
 		}
-		time.Sleep(6 * time.Second)
+		sleep(6 * time.Second)
 		return func() error { return errors.Join(n.kill(), s.restart(n)) }, nil, nil
 	}),
 	on("the leader's fsync fails", true, failDisk),
@@ -292,7 +301,7 @@ func jump(by time.Duration) func(*sim, context.Context, *node, *rand.Rand) (func
 		s.skews[n.name].Store(int64(by))
 		dies := r.IntN(2) == 0
 		if !dies {
-			time.Sleep(11 * time.Second)
+			sleep(11 * time.Second)
 		}
 		return func() error {
 			if dies {

@@ -135,7 +135,7 @@ func (s *sim) again(call func() error) {
 		return
 	}
 	s.late.Go(func() {
-		time.Sleep(late)
+		sleep(late)
 		if call() == nil {
 			s.repeated.Add(1)
 		}
