@@ -19,7 +19,8 @@ import (
 // away because time has passed. With one processor and no garbage collection, a
 // seed then reproduces a run to the last goroutine, most of the time: something that
 // depends on how busy the machine is has not been found yet. The schedule of the
-// faults, the network and all keys and ids are the same in any case.
+// faults and what each actor draws are the same in any case; from where a run parts
+// from another, when they happen, and to whom, may differ.
 var fixedRuntime = []struct{ file, old, fixed string }{
 	{"runtime/rand.go", "func rand() uint64 {\n", "func rand() uint64 {\n\tif chaosOn { return chaosRand() }\n"},
 	{"runtime/rand.go", "func cheaprand() uint32 {\n", "func cheaprand() uint32 {\n\tif chaosOn { return uint32(chaosRand()) }\n"},
