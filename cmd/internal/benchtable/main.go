@@ -185,6 +185,7 @@ var attestPromises = []promise{
 	{"a guarded call with DPoP, P-256 ÷ its signature check", 1.3, "", in("×signature", 1, "capability/guard Proofs/DPoPES256")},
 	{"a guarded call with DPoP by a session ÷ its signature check", 1.3, "", in("×signature", 1, "capability/guard Proofs/DPoPSession")},
 	{"what a `request` caveat adds to a bearer token", 1, "µs", in("ns-over-bearer", 1000, "capability/guard Proofs/RequestCaveat")},
+	{"what a `caveats.Binder` adds to one: a `request` and a `time-before` caveat", 0, "µs", in("ns-over-bearer", 1000, "capability/guard Proofs/Binder")},
 	{"what a client certificate adds to a bearer token", 0, "µs", in("ns-over-bearer", 1000, "capability/guard Proofs/MutualTLS")},
 }
 
