@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,5 +128,11 @@ func (n *node) metric(ctx context.Context, name string) (uint64, error) {
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	return uint64(field("\n"+string(text), "\n"+name+" ")), err
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut("\n"+string(text), "\n"+name+" ")
+	value, _, _ := strings.Cut(after, "\n")
+	f, err := strconv.ParseFloat(value, 64) // a million is 1e+06
+	return uint64(f), err
 }
