@@ -222,6 +222,10 @@ func TestMemberChangesItsKey(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		// Whichever peer is asked has to have heard of it.
+		if err := c.WaitApplied(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := authority.MemberRoot(t.Context(), leaked); !errors.Is(err, raftstore.ErrRefused) {
 			t.Errorf("a peer with the old key: %v", err)
 		}

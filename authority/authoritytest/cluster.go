@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -349,6 +350,18 @@ func (c *Cluster) WaitReady(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", err, last)
 	}
 	return nil
+}
+
+// WaitApplied waits until every running node has applied what the leader has by now.
+func (c *Cluster) WaitApplied(ctx context.Context) error {
+	leader, err := c.Leader(ctx)
+	if err != nil {
+		return err
+	}
+	index := leader.Authority.Metrics().Applied
+	return poll(ctx, func() bool {
+		return !slices.ContainsFunc(c.Running(), func(n *ClusterNode) bool { return n.Authority.Metrics().Applied < index })
+	})
 }
 
 func poll(ctx context.Context, done func() bool) error {

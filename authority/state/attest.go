@@ -50,102 +50,104 @@ func (c *ChallengeID) UnmarshalText(b []byte) error { return decodeHex(c[:], b) 
 // SetPolicy stores the next version of an attestation policy, or, without a
 // document, removes the policy. Result: *PolicyRecord without its document.
 type SetPolicy struct {
-	Name     string `json:"name"`
-	Document []byte `json:"document,omitempty"` // JSON of an attest.Policy that has been checked, without its version
+	Name     string `cbor:"1,keyasint"`
+	Document []byte `cbor:"2,keyasint,omitempty"` // JSON of an attest.Policy that has been checked, without its version
 }
 
 // PolicyRecord is one version of a policy. One without a document was removed.
 type PolicyRecord struct {
-	Name     string `json:"name"`
-	Version  uint64 `json:"version"` // from 1
-	Document []byte `json:"document,omitempty"`
-	By       string `json:"by"`
-	At       int64  `json:"at"` // stamp
+	Name     string `cbor:"1,keyasint"`
+	Version  uint64 `cbor:"2,keyasint"` // from 1
+	Document []byte `cbor:"3,keyasint,omitempty"`
+	By       string `cbor:"4,keyasint"`
+	At       int64  `cbor:"5,keyasint"` // stamp
 }
 
 // SetRoots stores a bundle of roots that certify endorsement keys, or, without
 // certificates, removes it. Result: *RootsRecord without the certificates.
 type SetRoots struct {
-	Name string `json:"name"`
-	PEM  []byte `json:"pem,omitempty"` // checked
+	Name string `cbor:"1,keyasint"`
+	PEM  []byte `cbor:"2,keyasint,omitempty"` // checked
 }
 
 // RootsRecord is a bundle of roots.
 type RootsRecord struct {
-	Name string `json:"name"`
-	PEM  []byte `json:"pem,omitempty"`
-	By   string `json:"by"`
-	At   int64  `json:"at"` // stamp
+	Name string `cbor:"1,keyasint"`
+	PEM  []byte `cbor:"2,keyasint,omitempty"`
+	By   string `cbor:"3,keyasint"`
+	At   int64  `cbor:"4,keyasint"` // stamp
 }
 
 // Attest consumes a challenge whose evidence has been accepted, stores what is
 // now known of the device, and records the discharge that is made of it.
 // Result: *DeviceRecord.
 type Attest struct {
-	Challenge     ChallengeID         `json:"challenge"`
-	Expires       int64               `json:"expires"` // of the challenge, Unix ms
-	Device        capability.DeviceID `json:"device"`
-	EK            string              `json:"ek"` // attest.Kind
-	AK            attest.Name         `json:"ak"`
-	Activated     bool                `json:"activated,omitempty"` // this AK was activated with this challenge
-	Holder        string              `json:"holder"`
-	Counters      attest.Counters     `json:"counters"`
-	Firmware      attest.Firmware     `json:"firmware"`
-	Policy        string              `json:"policy"`
-	PolicyVersion uint64              `json:"policy_version"`
-	PCRSet        string              `json:"pcr_set"`
-	Posture       []byte              `json:"posture,omitempty"`  // JSON
-	Evidence      []byte              `json:"evidence,omitempty"` // JSON: what an auditor can check again
-	By            string              `json:"by,omitempty"`       // who asked for an enrolment
+	Challenge     ChallengeID         `cbor:"1,keyasint"`
+	Expires       int64               `cbor:"2,keyasint"` // of the challenge, Unix ms
+	Device        capability.DeviceID `cbor:"3,keyasint"`
+	EK            string              `cbor:"4,keyasint"` // attest.Kind
+	AK            attest.Name         `cbor:"5,keyasint"`
+	Activated     bool                `cbor:"6,keyasint,omitempty"` // this AK was activated with this challenge
+	Holder        string              `cbor:"7,keyasint"`
+	Counters      attest.Counters     `cbor:"8,keyasint"`
+	Firmware      attest.Firmware     `cbor:"9,keyasint"`
+	Policy        string              `cbor:"10,keyasint"`
+	PolicyVersion uint64              `cbor:"11,keyasint"`
+	PCRSet        string              `cbor:"12,keyasint"`
+	Posture       []byte              `cbor:"13,keyasint,omitempty"` // JSON
+	Evidence      []byte              `cbor:"14,keyasint,omitempty"` // JSON: what an auditor can check again
+	By            string              `cbor:"15,keyasint,omitempty"` // who asked for an enrolment
 	// Of the discharge; zero for an enrolment.
-	Token    capability.TokenID  `json:"token,omitzero"`
-	Branch   capability.BranchID `json:"branch,omitzero"`
-	Audience string              `json:"audience,omitempty"`
-	Until    int64               `json:"until,omitempty"` // Unix ms
-	Caveats  []string            `json:"caveats,omitempty"`
+	Token    capability.TokenID  `cbor:"16,keyasint,omitzero"`
+	Branch   capability.BranchID `cbor:"17,keyasint,omitzero"`
+	Audience string              `cbor:"18,keyasint,omitempty"`
+	Until    int64               `cbor:"19,keyasint,omitempty"` // Unix ms
+	Caveats  []string            `cbor:"20,keyasint,omitempty"`
 }
 
 // AttestFailed consumes a challenge whose evidence shows that a device which was
 // good has changed, and revokes the device if its policy says so. Result: *RevokeResult.
 type AttestFailed struct {
-	Challenge     ChallengeID         `json:"challenge"`
-	Expires       int64               `json:"expires"` // of the challenge, Unix ms
-	Device        capability.DeviceID `json:"device"`
-	Policy        string              `json:"policy"`
-	PolicyVersion uint64              `json:"policy_version"`
-	Reason        string              `json:"reason"` // an attest.Reason and its detail
-	Revoke        bool                `json:"revoke,omitempty"`
-	Evidence      []byte              `json:"evidence,omitempty"`
+	Challenge     ChallengeID         `cbor:"1,keyasint"`
+	Expires       int64               `cbor:"2,keyasint"` // of the challenge, Unix ms
+	Device        capability.DeviceID `cbor:"3,keyasint"`
+	Policy        string              `cbor:"4,keyasint"`
+	PolicyVersion uint64              `cbor:"5,keyasint"`
+	Reason        string              `cbor:"6,keyasint"` // an attest.Reason and its detail
+	Revoke        bool                `cbor:"7,keyasint,omitempty"`
+	Evidence      []byte              `cbor:"8,keyasint,omitempty"`
 }
 
 // ForgetDevice forgets a device, so that it can enroll anew. What was revoked
 // stays so until the revocation has ended. Result: *ForgetResult.
 type ForgetDevice struct {
-	Device capability.DeviceID `json:"device"`
-	Reason string              `json:"reason"`
+	Device capability.DeviceID `cbor:"1,keyasint"`
+	Reason string              `cbor:"2,keyasint"`
 }
 
 // ForgetResult says until when (Unix ms) the device remains revoked; 0 is not at all.
-type ForgetResult struct{ Until int64 }
+type ForgetResult struct {
+	Until int64 `cbor:"1,keyasint"`
+}
 
 // DeviceRecord is what is known of a device: of its last good evidence.
 type DeviceRecord struct {
-	ID            capability.DeviceID `json:"id"`
-	EK            string              `json:"ek"`
-	AKs           []attest.Name       `json:"aks"` // enrolled, the oldest first
-	Holder        string              `json:"holder"`
-	Counters      attest.Counters     `json:"counters"`
-	Firmware      attest.Firmware     `json:"firmware"`
-	Policy        string              `json:"policy"`
-	PolicyVersion uint64              `json:"policy_version"`
-	PCRSet        string              `json:"pcr_set"`
-	Posture       []byte              `json:"posture,omitempty"`
-	Enrolled      int64               `json:"enrolled"` // stamps
-	EnrolledBy    string              `json:"enrolled_by,omitempty"`
-	Attested      int64               `json:"attested"`
-	Count         uint64              `json:"count"` // of attestations
-	Revoked       int64               `json:"revoked,omitempty"`
-	Reason        string              `json:"reason,omitempty"` // of the revocation
+	ID            capability.DeviceID `cbor:"1,keyasint"`
+	EK            string              `cbor:"2,keyasint"`
+	AKs           []attest.Name       `cbor:"3,keyasint"` // enrolled, the oldest first
+	Holder        string              `cbor:"4,keyasint"`
+	Counters      attest.Counters     `cbor:"5,keyasint"`
+	Firmware      attest.Firmware     `cbor:"6,keyasint"`
+	Policy        string              `cbor:"7,keyasint"`
+	PolicyVersion uint64              `cbor:"8,keyasint"`
+	PCRSet        string              `cbor:"9,keyasint"`
+	Posture       []byte              `cbor:"10,keyasint,omitempty"`
+	Enrolled      int64               `cbor:"11,keyasint"` // stamps
+	EnrolledBy    string              `cbor:"12,keyasint,omitempty"`
+	Attested      int64               `cbor:"13,keyasint"`
+	Count         uint64              `cbor:"14,keyasint"` // of attestations
+	Revoked       int64               `cbor:"15,keyasint,omitempty"`
+	Reason        string              `cbor:"16,keyasint,omitempty"` // of the revocation
 }
 
 // Stored is the record as package attest takes it.
@@ -254,8 +256,8 @@ func (a *applier) setPolicy(h *Header, b *SetPolicy) (*PolicyRecord, error) {
 		return nil, refuse(api.CodeOverloaded, "too many policies")
 	}
 	r := PolicyRecord{Name: b.Name, Version: last.Version + 1, Document: b.Document, By: h.Actor.Name, At: h.Stamp}
-	a.w.put(bucketAttest, key, mustJSON(&r))
-	a.w.put(bucketAttest, historyKey(r.Name, r.Version), mustJSON(&r))
+	a.w.put(bucketAttest, key, encoded(&r))
+	a.w.put(bucketAttest, historyKey(r.Name, r.Version), encoded(&r))
 	if r.Version > PolicyHistory {
 		a.w.delete(bucketAttest, historyKey(r.Name, r.Version-PolicyHistory))
 	}
@@ -284,7 +286,7 @@ func (a *applier) setRoots(h *Header, b *SetRoots) (*RootsRecord, error) {
 	case !known && a.countPrefix([]byte{keyRoots}) >= MaxBundles:
 		return nil, refuse(api.CodeOverloaded, "too many bundles of roots")
 	default:
-		a.w.put(bucketAttest, key, mustJSON(&r))
+		a.w.put(bucketAttest, key, encoded(&r))
 		a.audit(h, auditRecord{Action: "set-roots", Detail: b.Name, Document: digestOf(b.PEM)})
 	}
 	r.PEM = nil
@@ -373,7 +375,7 @@ func (a *applier) attest(h *Header, b *Attest) (*DeviceRecord, error) {
 	d.Policy, d.PolicyVersion, d.PCRSet, d.Posture = b.Policy, b.PolicyVersion, b.PCRSet, b.Posture
 	d.Attested = h.Stamp
 	d.Count++
-	a.w.put(bucketAttest, key, mustJSON(&d))
+	a.w.put(bucketAttest, key, encoded(&d))
 	a.audit(h, auditRecord{
 		Action: action, Token: textOf(b.Token), Branch: textOfBranch(b.Branch), Audience: b.Audience, NotAfter: b.Until, Caveats: b.Caveats,
 		Holder: b.Holder, Device: b.Device.String(), Owner: b.By, Policy: b.Policy, PolicyVersion: b.PolicyVersion,
@@ -415,7 +417,7 @@ func (a *applier) endDevice(h *Header, b *Revoke) {
 	var d DeviceRecord
 	if key := attestKey(keyDevice, id[:]); a.getRecord(key, &d) && d.Revoked == 0 {
 		d.Revoked, d.Reason = h.Stamp, b.Reason
-		a.w.put(bucketAttest, key, mustJSON(&d))
+		a.w.put(bucketAttest, key, encoded(&d))
 	}
 }
 

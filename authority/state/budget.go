@@ -36,9 +36,9 @@ func budgetKey(token capability.TokenID, branch capability.BranchID) []byte {
 
 // leaseRecord is an open lease.
 type leaseRecord struct {
-	Path    []capability.BranchID `json:"path"`
-	Granted uint64                `json:"granted"`
-	Lessee  string                `json:"lessee"`
+	Path    []capability.BranchID `cbor:"1,keyasint"`
+	Granted uint64                `cbor:"2,keyasint"`
+	Lessee  string                `cbor:"3,keyasint"`
 }
 
 func (l *leaseRecord) deepest() capability.BranchID { return l.Path[len(l.Path)-1] }
@@ -95,7 +95,7 @@ func (a *applier) lease(h *Header, b *Lease) (*LeaseResult, error) {
 	e.budgets += uint16(fresh)
 	a.budgets += fresh
 	a.leases++
-	a.w.put(bucketLeases, join(b.Token[:], b.ID[:]), mustJSON(&leaseRecord{Path: branches, Granted: granted, Lessee: b.Lessee}))
+	a.w.put(bucketLeases, join(b.Token[:], b.ID[:]), encoded(&leaseRecord{Path: branches, Granted: granted, Lessee: b.Lessee}))
 	a.w.put(bucketLeaseTokens, b.ID[:], b.Token[:])
 	a.audit(h, auditRecord{
 		Action: "lease", Token: b.Token.String(), Branch: branches[len(branches)-1].String(), Lease: b.ID.String(), Calls: granted,

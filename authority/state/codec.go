@@ -3,9 +3,11 @@ package state
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+
+	"github.com/fxamacker/cbor/v2"
 )
 
 // ErrUnknownCommand is what a node stops with when it meets a command that it
@@ -18,9 +20,29 @@ var ErrUnknownCommand = errors.New("state: unknown command")
 //
 //	kind (2 bytes, big-endian) ‖ length of the header ‖ header ‖ body
 //
-// with lengths as minimal uvarints, header and body as JSON exactly as
-// encoding/json writes the types of this package.
-const entryVersion = 1
+// with lengths as minimal uvarints. Header and body, and every record of the
+// state, are the types of this package in CBOR, deterministically encoded (RFC
+// 8949 section 4.2.1): a third as large as JSON, and read and written in a
+// fraction of the time, which every node takes for every command. A struct is a
+// map from its fields' numbers, which are permanent: append, never reorder. A
+// struct that embeds another numbers its own from 32.
+const entryVersion = 2
+
+var (
+	encoding = must(cbor.CoreDetEncOptions().EncMode())
+	decoding = must(cbor.DecOptions{
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+	}.DecMode())
+)
+
+// must is for options that are written down here.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic("state: " + err.Error())
+	}
+	return v
+}
 
 // MaxCommands bounds the commands of one entry.
 const MaxCommands = 512
@@ -69,21 +91,21 @@ func newBody(k Kind) any {
 // EncodeCommand encodes one command; body is a pointer to the struct of h.Kind.
 // What it returns, DecodeCommand reads. Errors: ErrUnknownCommand.
 func EncodeCommand(h Header, body any) ([]byte, error) {
-	if want := newBody(h.Kind); want == nil || fmt.Sprintf("%T", want) != fmt.Sprintf("%T", body) {
+	if want := newBody(h.Kind); want == nil || reflect.TypeOf(want) != reflect.TypeOf(body) {
 		return nil, fmt.Errorf("%w: kind %d with a body of %T", ErrUnknownCommand, h.Kind, body)
 	}
-	hj, err := json.Marshal(h)
+	head, err := encoding.Marshal(&h)
 	if err != nil {
 		return nil, err
 	}
-	bj, err := json.Marshal(body)
+	tail, err := encoding.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
-	b := make([]byte, 0, 2+binary.MaxVarintLen32+len(hj)+len(bj))
+	b := make([]byte, 0, 2+binary.MaxVarintLen32+len(head)+len(tail))
 	b = binary.BigEndian.AppendUint16(b, uint16(h.Kind))
-	b = binary.AppendUvarint(b, uint64(len(hj)))
-	b = append(append(b, hj...), bj...)
+	b = binary.AppendUvarint(b, uint64(len(head)))
+	b = append(append(b, head...), tail...)
 	// What a node could not read would stop every node, again at each start:
 	// text that is no UTF-8, for one, does not come back as it was.
 	if _, _, err := DecodeCommand(b); err != nil {
@@ -142,11 +164,11 @@ func DecodeCommand(command []byte) (Header, any, error) {
 	if body == nil {
 		return h, nil, fmt.Errorf("%w: kind %d", ErrUnknownCommand, kind)
 	}
-	hj, bj, err := cutField(command[2:])
+	head, tail, err := cutField(command[2:])
 	if err != nil {
 		return h, nil, err
 	}
-	if err := errors.Join(decodeStrict(hj, &h), decodeStrict(bj, body)); err != nil {
+	if err := errors.Join(decodeStrict(head, &h), decodeStrict(tail, body)); err != nil {
 		return Header{}, nil, fmt.Errorf("%w: kind %d: %w", ErrUnknownCommand, kind, err)
 	}
 	if h.Kind != kind {
@@ -163,13 +185,13 @@ func cutField(b []byte) (field, rest []byte, err error) {
 	return b[size : size+int(n)], b[size+int(n):], nil
 }
 
-// decodeStrict reads JSON that is exactly what json.Marshal writes for v. So
+// decodeStrict reads what the encoder writes for v, and nothing else. So
 // unknown and duplicate fields, other spellings and trailing bytes are refused.
 func decodeStrict(b []byte, v any) error {
-	if err := json.Unmarshal(b, v); err != nil {
+	if err := decoding.Unmarshal(b, v); err != nil {
 		return err
 	}
-	again, err := json.Marshal(v)
+	again, err := encoding.Marshal(v)
 	if err != nil {
 		return err
 	}
@@ -179,18 +201,12 @@ func decodeStrict(b []byte, v any) error {
 	return nil
 }
 
-// mustJSON encodes what the state keeps: types of this package, which always encode.
-func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("state: encoding: " + err.Error())
-	}
-	return b
-}
+// encoded is what the state keeps of v: of types of this package, which always encode.
+func encoded(v any) []byte { return must(encoding.Marshal(v)) }
 
 // mustDecode decodes what the state kept; failing is corruption.
 func mustDecode(b []byte, v any) {
-	if err := json.Unmarshal(b, v); err != nil {
+	if err := decoding.Unmarshal(b, v); err != nil {
 		panic("state: corrupt: " + err.Error())
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -90,46 +89,63 @@ func forge(kind Kind, header, body string) []byte {
 }
 
 func TestDecodeIsStrict(t *testing.T) {
-	headers, bodies := samples()
-	h, err := json.Marshal(headers[KindExpire-1])
-	if err != nil {
-		t.Fatal(err)
+	headers, _ := samples()
+	cborOf := func(v any) string {
+		b, err := encoding.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
 	}
-	b, err := json.Marshal(bodies[KindExpire-1])
-	if err != nil {
-		t.Fatal(err)
+	header, body := cborOf(headers[KindExpire-1]), cborOf(&Expire{T: 1})
+	if body != "\xa1\x01\x01" {
+		t.Fatalf("a map of one is %x", body)
 	}
-	header, body := string(h), string(b)
 	if _, _, err := DecodeCommand(forge(KindExpire, header, body)); err != nil {
 		t.Fatalf("the good one: %v", err)
 	}
+	with := func(change func(h *Header)) string {
+		h := headers[KindExpire-1]
+		change(&h)
+		return cborOf(h)
+	}
+	var fields map[int]any
+	if err := decoding.Unmarshal([]byte(header), &fields); err != nil {
+		t.Fatal(err)
+	}
+	fields[99] = 1
 	for name, c := range map[string][]byte{
 		"nothing":              nil,
 		"one byte":             {0},
-		"unknown kind":         forge(15, strings.Replace(header, `"kind":6`, `"kind":15`, 1), body),
+		"unknown kind":         forge(15, with(func(h *Header) { h.Kind = 15 }), body),
 		"kind 0":               forge(0, header, body),
-		"kinds differ":         forge(KindExpire, strings.Replace(header, `"kind":6`, `"kind":5`, 1), body),
-		"unknown field":        forge(KindExpire, header, strings.Replace(body, "{", `{"more":1,`, 1)),
-		"unknown header field": forge(KindExpire, strings.Replace(header, "{", `{"more":1,`, 1), body),
-		"duplicate":            forge(KindExpire, header, strings.Replace(body, "{", `{"t":1,`, 1)),
-		"other case":           forge(KindExpire, header, strings.Replace(body, `"t"`, `"T"`, 1)),
-		"trailing":             forge(KindExpire, header, body+"\n"),
+		"kinds differ":         forge(KindExpire, with(func(h *Header) { h.Kind = 5 }), body),
+		"no UTF-8":             forge(KindExpire, with(func(h *Header) { h.Actor.Name = "\xff" }), body),
+		"unknown header field": forge(KindExpire, cborOf(fields), body),
+		"header and more":      forge(KindExpire, header+"\x00", body),
+		"unknown field":        forge(KindExpire, header, "\xa2\x01\x01\x02\x01"),
+		"duplicate":            forge(KindExpire, header, "\xa2\x01\x01\x01\x01"),
+		"a field by its name":  forge(KindExpire, header, "\xa1\x61T\x01"),
+		"trailing":             forge(KindExpire, header, body+"\x00"),
 		"two values":           forge(KindExpire, header, body+body),
-		"space":                forge(KindExpire, header, " "+body),
-		"header too long":      forge(KindExpire, header+" ", body),
-		"null":                 forge(KindExpire, header, "null"),
+		"a number in more":     forge(KindExpire, header, "\xa1\x01\x18\x01"),
+		"a number as text":     forge(KindExpire, header, "\xa1\x611\x01"),
+		"without a length":     forge(KindExpire, header, "\xbf\x01\x01\xff"),
+		"a tag":                forge(KindExpire, header, "\xa1\x01\xc1\x01"),
+		"a floating point":     forge(KindExpire, header, "\xa1\x01\xf9\x3c\x00"),
+		"null":                 forge(KindExpire, header, "\xf6"),
+		"an array":             forge(KindExpire, header, "\x81\x01"),
 		"no body":              forge(KindExpire, header, ""),
-		"exponent":             forge(KindExpire, header, `{"t":1e3}`),
 		"length beyond":        append([]byte{0, 6, 0xff, 0x01}, header...),
-		"long length":          append([]byte{0, 6, 0x80 | 2, 0}, "{}"...),
+		"long length":          append([]byte{0, 6, 0x80 | 1, 0}, "\xa0"+body...),
 	} {
 		if _, _, err := DecodeCommand(c); !errors.Is(err, ErrUnknownCommand) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, e := range map[string][]byte{
-		"empty": nil, "version 0": {0, 1, 1}, "version 2": {2, 1, 1}, "nothing in it": {1},
-		"length beyond": {1, 9, 1}, "long length": {1, 0x80 | 1, 0, 1},
+		"empty": nil, "version 1": {1, 1, 1}, "version 3": {3, 1, 1}, "nothing in it": {2},
+		"length beyond": {2, 9, 1}, "long length": {2, 0x80 | 1, 0, 1},
 	} {
 		if _, err := DecodeEntry(e); !errors.Is(err, ErrUnknownCommand) {
 			t.Errorf("entry, %s: %v", name, err)
@@ -140,11 +156,55 @@ func TestDecodeIsStrict(t *testing.T) {
 	}
 }
 
+// TestEveryFieldHasItsNumber: a field without one would be written by its name,
+// and of two with the same, one would not be written at all.
+func TestEveryFieldHasItsNumber(t *testing.T) {
+	types := []any{
+		&Header{}, &meta{}, &requestRecord{}, &TokenRecord{}, &RevocationRecord{}, &leaseRecord{}, &ServiceRecord{},
+		&SealedKey{}, &EpochRecord{}, &GenerationRecord{}, &PolicyRecord{}, &RootsRecord{}, &DeviceRecord{},
+		&MemberRecord{}, &JoinTokenRecord{},
+	}
+	for k := range Kind(1000) {
+		for _, v := range []any{newBody(k), newResult(k)} {
+			if v != nil {
+				types = append(types, v)
+			}
+		}
+	}
+	here, seen := reflect.TypeFor[Header]().PkgPath(), make(map[reflect.Type]bool)
+	var check func(of reflect.Type, numbers map[string]string)
+	check = func(of reflect.Type, numbers map[string]string) {
+		for i := range of.NumField() {
+			f := of.Field(i)
+			if f.Anonymous {
+				check(f.Type, numbers)
+				continue
+			}
+			number, rest, _ := strings.Cut(f.Tag.Get("cbor"), ",")
+			if !f.IsExported() || !strings.HasPrefix(rest, "keyasint") || numbers[number] != "" {
+				t.Errorf("%v: %s has the number %q, as %q", of, f.Name, number, numbers[number])
+			}
+			numbers[number] = f.Name
+			inner := f.Type
+			for inner.Kind() == reflect.Pointer || inner.Kind() == reflect.Slice {
+				inner = inner.Elem()
+			}
+			if inner.Kind() == reflect.Struct && inner.PkgPath() == here && !seen[inner] {
+				seen[inner] = true
+				check(inner, make(map[string]string))
+			}
+		}
+	}
+	for _, v := range types {
+		check(reflect.TypeOf(v).Elem(), make(map[string]string))
+	}
+}
+
 // TestUnknownCommandStopsTheNode: to skip what it cannot read, a node would
 // have to guess.
 func TestUnknownCommandStopsTheNode(t *testing.T) {
 	r := formed(t)
-	entry, err := EncodeEntry(forge(99, `{}`, `{}`))
+	entry, err := EncodeEntry(forge(99, "\xa0", "\xa0"))
 	if err != nil {
 		t.Fatal(err)
 	}

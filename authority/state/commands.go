@@ -99,142 +99,144 @@ const (
 
 // Header goes with every command.
 type Header struct {
-	Kind  Kind  `json:"kind"`
-	Stamp int64 `json:"stamp"` // Unix milliseconds by the proposer's clock; never falls, else ErrStamp
-	Actor Actor `json:"actor"`
+	Kind  Kind  `cbor:"1,keyasint"`
+	Stamp int64 `cbor:"2,keyasint"` // Unix milliseconds by the proposer's clock; never falls, else ErrStamp
+	Actor Actor `cbor:"3,keyasint"`
 	// Request is the caller's id for the change; zero for none. With Actor.Name
 	// and Body it makes a retry harmless.
-	Request capability.TokenID `json:"request,omitzero"`
-	Body    Digest             `json:"body,omitzero"` // SHA-256 of the request's body
+	Request capability.TokenID `cbor:"4,keyasint,omitzero"`
+	Body    Digest             `cbor:"5,keyasint,omitzero"` // SHA-256 of the request's body
 }
 
 // Actor is who is behind a command. Applying rechecks its credential.
 type Actor struct {
-	Name     string                `json:"name"`               // subject of the credential, or "system"
-	Token    capability.TokenID    `json:"token,omitzero"`     // zero for the node itself
-	Branches []capability.BranchID `json:"branches,omitempty"` // points of the credential's chain
-	Audience string                `json:"audience,omitempty"` // of the credential
+	Name     string                `cbor:"1,keyasint"`           // subject of the credential, or "system"
+	Token    capability.TokenID    `cbor:"2,keyasint,omitzero"`  // zero for the node itself
+	Branches []capability.BranchID `cbor:"3,keyasint,omitempty"` // points of the credential's chain
+	Audience string                `cbor:"4,keyasint,omitempty"` // of the credential
 }
 
 // Init forms the cluster: the first command, once.
 type Init struct {
-	Cluster     string      `json:"cluster"`     // random id, 32 hex digits
-	Incarnation uint64      `json:"incarnation"` // 1
-	BoundMillis int64       `json:"bound_ms"`    // staleness bound
-	Origin      string      `json:"origin"`      // of the audit log
-	Keys        []SealedKey `json:"keys"`        // cluster-key wrappings, master of epoch 1, admin, audit, discharger, CA, …
+	Cluster     string      `cbor:"1,keyasint"` // random id, 32 hex digits
+	Incarnation uint64      `cbor:"2,keyasint"` // 1
+	BoundMillis int64       `cbor:"3,keyasint"` // staleness bound
+	Origin      string      `cbor:"4,keyasint"` // of the audit log
+	Keys        []SealedKey `cbor:"5,keyasint"` // cluster-key wrappings, master of epoch 1, admin, audit, discharger, CA, …
 }
 
 // SealedKey is key material as the log holds it: never in the clear.
 type SealedKey struct {
-	Purpose string `json:"purpose"` // "master", "admin", "audit", "discharger", "ca", "wrap/NODE", "wrap/recovery"
-	Epoch   uint32 `json:"epoch"`
+	Purpose string `cbor:"1,keyasint"` // "master", "admin", "audit", "discharger", "ca", "wrap/NODE", "wrap/recovery"
+	Epoch   uint32 `cbor:"2,keyasint"`
 	// Incarnation is the one that it was sealed in: part of the seal's label.
-	Incarnation uint64 `json:"incarnation"`
-	Sealed      []byte `json:"sealed"`
-	Public      []byte `json:"public,omitempty"` // the public half, where there is one
+	Incarnation uint64 `cbor:"3,keyasint"`
+	Sealed      []byte `cbor:"4,keyasint"`
+	Public      []byte `cbor:"5,keyasint,omitempty"` // the public half, where there is one
 	// Under numbers the cluster key that it is sealed under, or, of a wrap, that is
 	// in it.
-	Under uint32 `json:"under,omitempty"`
+	Under uint32 `cbor:"6,keyasint,omitempty"`
 }
 
 // TokenRecord is the registry's entry of a token, and the dedupe record of the
 // request that made it.
 type TokenRecord struct {
-	ID         capability.TokenID  `json:"id"` // its time is the command's stamp
-	Audience   string              `json:"audience"`
-	Subject    string              `json:"subject"`
-	Owner      string              `json:"owner"`
-	Purpose    string              `json:"purpose"`
-	Auditor    string              `json:"auditor,omitempty"`
-	Agent      []byte              `json:"agent,omitempty"` // JSON of api.Agent
-	NotAfter   int64               `json:"not_after"`       // Unix ms
-	Epoch      uint32              `json:"epoch"`
-	Generation uint32              `json:"generation"`
-	Unsigned   []byte              `json:"unsigned"` // the macaroon without its signature (capability.Token.Unsigned)
-	Tail       capability.BranchID `json:"tail"`     // branch id of the issued tail
-	Parent     *Parent             `json:"parent,omitempty"`
-	Actors     []string            `json:"actors,omitempty"`
-	Holders    []string            `json:"holders,omitempty"` // of holder caveats, for revocation reach
+	ID         capability.TokenID  `cbor:"1,keyasint"` // its time is the command's stamp
+	Audience   string              `cbor:"2,keyasint"`
+	Subject    string              `cbor:"3,keyasint"`
+	Owner      string              `cbor:"4,keyasint"`
+	Purpose    string              `cbor:"5,keyasint"`
+	Auditor    string              `cbor:"6,keyasint,omitempty"`
+	Agent      []byte              `cbor:"7,keyasint,omitempty"` // JSON of api.Agent
+	NotAfter   int64               `cbor:"8,keyasint"`           // Unix ms
+	Epoch      uint32              `cbor:"9,keyasint"`
+	Generation uint32              `cbor:"10,keyasint"`
+	Unsigned   []byte              `cbor:"11,keyasint"` // the macaroon without its signature (capability.Token.Unsigned)
+	Tail       capability.BranchID `cbor:"12,keyasint"` // branch id of the issued tail
+	Parent     *Parent             `cbor:"13,keyasint,omitempty"`
+	Actors     []string            `cbor:"14,keyasint,omitempty"`
+	Holders    []string            `cbor:"15,keyasint,omitempty"` // of holder caveats, for revocation reach
 	// Set when applied:
-	IssuedBy string             `json:"issued_by,omitempty"`
-	Request  capability.TokenID `json:"request,omitzero"`
-	Body     Digest             `json:"body,omitzero"`
-	Index    uint64             `json:"index,omitempty"`
+	IssuedBy string             `cbor:"16,keyasint,omitempty"`
+	Request  capability.TokenID `cbor:"17,keyasint,omitzero"`
+	Body     Digest             `cbor:"18,keyasint,omitzero"`
+	Index    uint64             `cbor:"19,keyasint,omitempty"`
 }
 
 // Parent is what a derived token hangs on.
 type Parent struct {
-	Token    capability.TokenID    `json:"token"`
-	Branches []capability.BranchID `json:"branches"` // every point of the presented chain
+	Token    capability.TokenID    `cbor:"1,keyasint"`
+	Branches []capability.BranchID `cbor:"2,keyasint"` // every point of the presented chain
 }
 
 // Issue registers a token. Result: *TokenRecord (the earlier one on a retry).
 type Issue struct {
-	Record  TokenRecord `json:"record"`
-	Caveats []string    `json:"caveats,omitempty"` // in words, for the audit record
+	Record  TokenRecord `cbor:"1,keyasint"`
+	Caveats []string    `cbor:"2,keyasint,omitempty"` // in words, for the audit record
 }
 
 // Revoke revokes; Kind is an api.RevocationKind. Result: *RevokeResult.
 type Revoke struct {
-	Kind     string              `json:"kind"`
-	Token    capability.TokenID  `json:"token,omitzero"`
-	Branch   capability.BranchID `json:"branch,omitzero"`
-	Subject  string              `json:"subject,omitempty"`
-	Holder   string              `json:"holder,omitempty"`
-	Device   string              `json:"device,omitempty"`
-	Audience string              `json:"audience,omitempty"`
-	Epoch    uint32              `json:"epoch,omitempty"`
-	Reason   string              `json:"reason"`
-	Expires  int64               `json:"expires"` // Unix ms: hard ceiling of what it names
+	Kind     string              `cbor:"1,keyasint"`
+	Token    capability.TokenID  `cbor:"2,keyasint,omitzero"`
+	Branch   capability.BranchID `cbor:"3,keyasint,omitzero"`
+	Subject  string              `cbor:"4,keyasint,omitempty"`
+	Holder   string              `cbor:"5,keyasint,omitempty"`
+	Device   string              `cbor:"6,keyasint,omitempty"`
+	Audience string              `cbor:"7,keyasint,omitempty"`
+	Epoch    uint32              `cbor:"8,keyasint,omitempty"`
+	Reason   string              `cbor:"9,keyasint"`
+	Expires  int64               `cbor:"10,keyasint"` // Unix ms: hard ceiling of what it names
 }
 
 // RevokeResult is what Revoke did.
 type RevokeResult struct {
-	Index   uint64
-	Reached int
+	Index   uint64 `cbor:"1,keyasint"`
+	Reached int    `cbor:"2,keyasint"`
 }
 
 // PathPoint is one budget of a chain.
 type PathPoint struct {
-	Branch capability.BranchID `json:"branch"`
-	Limit  uint64              `json:"limit"`
+	Branch capability.BranchID `cbor:"1,keyasint"`
+	Limit  uint64              `cbor:"2,keyasint"`
 }
 
 // Lease deducts up to Want calls from every budget of Path, or from none. Result: *LeaseResult.
 type Lease struct {
-	ID     LeaseID               `json:"id"` // random
-	Token  capability.TokenID    `json:"token"`
-	Chain  []capability.BranchID `json:"chain"` // every point of the macaroon shown, for revocation
-	Path   []PathPoint           `json:"path"`  // outermost first
-	Want   uint64                `json:"want"`
-	Lessee string                `json:"lessee"`
+	ID     LeaseID               `cbor:"1,keyasint"` // random
+	Token  capability.TokenID    `cbor:"2,keyasint"`
+	Chain  []capability.BranchID `cbor:"3,keyasint"` // every point of the macaroon shown, for revocation
+	Path   []PathPoint           `cbor:"4,keyasint"` // outermost first
+	Want   uint64                `cbor:"5,keyasint"`
+	Lessee string                `cbor:"6,keyasint"`
 	// Close, if not zero, is a lease of the same lessee to close first, crediting Unspent.
-	Close   LeaseID `json:"close,omitzero"`
-	Unspent uint64  `json:"unspent,omitempty"`
+	Close   LeaseID `cbor:"7,keyasint,omitzero"`
+	Unspent uint64  `cbor:"8,keyasint,omitempty"`
 }
 
 // LeaseResult is what was granted.
 type LeaseResult struct {
-	Index   uint64
-	Lease   LeaseID // the earlier one on a retry
-	Granted uint64
-	Expires int64 // Unix ms: the token's not-after
+	Index   uint64  `cbor:"1,keyasint"`
+	Lease   LeaseID `cbor:"2,keyasint"` // the earlier one on a retry
+	Granted uint64  `cbor:"3,keyasint"`
+	Expires int64   `cbor:"4,keyasint"` // Unix ms: the token's not-after
 }
 
 // Return closes a lease, crediting what is unspent once. Result: *ReturnResult.
 type Return struct {
-	ID      LeaseID `json:"id"`
-	Lessee  string  `json:"lessee"`
-	Unspent uint64  `json:"unspent"`
+	ID      LeaseID `cbor:"1,keyasint"`
+	Lessee  string  `cbor:"2,keyasint"`
+	Unspent uint64  `cbor:"3,keyasint"`
 }
 
 // ReturnResult says what was credited.
-type ReturnResult struct{ Credited uint64 }
+type ReturnResult struct {
+	Credited uint64 `cbor:"1,keyasint"`
+}
 
 // Expire drops everything whose hard ceiling is before T. Result: *ExpireResult.
 type Expire struct {
-	T int64 `json:"t"` // Unix ms
+	T int64 `cbor:"1,keyasint"` // Unix ms
 }
 
 // ExpireResult counts what went. More is there to go where one of tokens,
@@ -248,86 +250,88 @@ func (r *ExpireResult) More() bool {
 
 // AddEpoch publishes a master key. Result: *EpochRecord.
 type AddEpoch struct {
-	Key       SealedKey `json:"key"`
-	MintsFrom int64     `json:"mints_from"` // Unix ms; at least stamp + twice the bound
-	OldUntil  int64     `json:"old_until"`  // Unix ms: the epoch before verifies nothing after
+	Key       SealedKey `cbor:"1,keyasint"`
+	MintsFrom int64     `cbor:"2,keyasint"` // Unix ms; at least stamp + twice the bound
+	OldUntil  int64     `cbor:"3,keyasint"` // Unix ms: the epoch before verifies nothing after
 }
 
 // EpochRecord describes an epoch.
 type EpochRecord struct {
-	Epoch     uint32 `json:"epoch"`
-	Published int64  `json:"published"`
-	MintsFrom int64  `json:"mints_from"`
-	Until     int64  `json:"until,omitempty"` // 0: open
-	Revoked   bool   `json:"revoked,omitempty"`
+	Epoch     uint32 `cbor:"1,keyasint"`
+	Published int64  `cbor:"2,keyasint"`
+	MintsFrom int64  `cbor:"3,keyasint"`
+	Until     int64  `cbor:"4,keyasint,omitempty"` // 0: open
+	Revoked   bool   `cbor:"5,keyasint,omitempty"`
 }
 
 // Rekey moves an audience to its next generation. Result: *RekeyResult.
 type Rekey struct {
-	Audience  string `json:"audience"`
-	Reason    string `json:"reason"`
-	MintsFrom int64  `json:"mints_from"` // Unix ms: the next generation mints from; at least stamp + twice the bound
-	OldUntil  int64  `json:"old_until"`  // Unix ms: the one before verifies nothing after
+	Audience  string `cbor:"1,keyasint"`
+	Reason    string `cbor:"2,keyasint"`
+	MintsFrom int64  `cbor:"3,keyasint"` // Unix ms: the next generation mints from; at least stamp + twice the bound
+	OldUntil  int64  `cbor:"4,keyasint"` // Unix ms: the one before verifies nothing after
 }
 
 // GenerationRecord describes one generation of an audience's keys. Generation
 // 0 is every audience's first and has no record until the second comes.
 type GenerationRecord struct {
-	Generation uint32 `json:"generation"`
-	Published  int64  `json:"published"`
-	MintsFrom  int64  `json:"mints_from"`
-	Until      int64  `json:"until,omitempty"` // 0: open
+	Generation uint32 `cbor:"1,keyasint"`
+	Published  int64  `cbor:"2,keyasint"`
+	MintsFrom  int64  `cbor:"3,keyasint"`
+	Until      int64  `cbor:"4,keyasint,omitempty"` // 0: open
 }
 
 // RekeyResult is the audience's new generation.
-type RekeyResult struct{ Generation uint32 }
+type RekeyResult struct {
+	Generation uint32 `cbor:"1,keyasint"`
+}
 
 // AddService records a service and the hash of its join secret. Result: *ServiceRecord.
 type AddService struct {
-	Name      string   `json:"name"`
-	Audiences []string `json:"audiences"`
-	Derive    []string `json:"derive,omitempty"`
-	Keyless   bool     `json:"keyless,omitempty"`
-	JoinHash  Digest   `json:"join_hash"` // SHA-256 of the secret; spent: zero
-	JoinUntil int64    `json:"join_until"`
+	Name      string   `cbor:"1,keyasint"`
+	Audiences []string `cbor:"2,keyasint"`
+	Derive    []string `cbor:"3,keyasint,omitempty"`
+	Keyless   bool     `cbor:"4,keyasint,omitempty"`
+	JoinHash  Digest   `cbor:"5,keyasint"` // SHA-256 of the secret; spent: zero
+	JoinUntil int64    `cbor:"6,keyasint"`
 }
 
 // ServiceRecord describes a service.
 type ServiceRecord struct {
 	AddService
-	Added   int64  `json:"added"`
-	AddedBy string `json:"added_by"`
-	Joined  bool   `json:"joined,omitempty"`
+	Added   int64  `cbor:"32,keyasint"`
+	AddedBy string `cbor:"33,keyasint"`
+	Joined  bool   `cbor:"34,keyasint,omitempty"`
 }
 
 // JoinService spends a join secret (or renews, with Actor being the service's
 // own credential and Hash zero) and registers the credential. Result: *TokenRecord.
 type JoinService struct {
-	Name    string      `json:"name"`
-	Hash    Digest      `json:"hash,omitzero"`
-	Record  TokenRecord `json:"record"`
-	Caveats []string    `json:"caveats,omitempty"`
+	Name    string      `cbor:"1,keyasint"`
+	Hash    Digest      `cbor:"2,keyasint,omitzero"`
+	Record  TokenRecord `cbor:"3,keyasint"`
+	Caveats []string    `cbor:"4,keyasint,omitempty"`
 }
 
 // RemoveService removes a service and revokes its credentials. Result: *RevokeResult.
 type RemoveService struct {
-	Name   string `json:"name"`
-	Reason string `json:"reason"`
+	Name   string `cbor:"1,keyasint"`
+	Reason string `cbor:"2,keyasint"`
 }
 
 // SetKey stores sealed key material, replacing the same purpose and epoch.
 type SetKey struct {
-	Key SealedKey `json:"key"`
+	Key SealedKey `cbor:"1,keyasint"`
 }
 
 // CheckHash stops a node whose state's hash differs.
 type CheckHash struct {
-	Index uint64 `json:"index"`
-	Hash  Digest `json:"hash"`
+	Index uint64 `cbor:"1,keyasint"`
+	Hash  Digest `cbor:"2,keyasint"`
 }
 
 // Reincarnate starts a new incarnation after a restore.
 type Reincarnate struct {
-	Incarnation uint64 `json:"incarnation"`
-	Origin      string `json:"origin"`
+	Incarnation uint64 `cbor:"1,keyasint"`
+	Origin      string `cbor:"2,keyasint"`
 }

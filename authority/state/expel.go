@@ -24,24 +24,24 @@ const (
 // in that nothing was lost: the other members stay, and the first record of the
 // new audit trail is where the one before ended, to the record.
 type Expel struct {
-	Node        string      `json:"node"`
-	Of          Digest      `json:"of"`          // SealedState's, of the keys that are replaced
-	Incarnation uint64      `json:"incarnation"` // more than any before
-	Origin      string      `json:"origin"`      // of the new audit trail
-	Reason      string      `json:"reason"`
-	Keys        []SealedKey `json:"keys"` // all there are from now on, under the next cluster key
+	Node        string      `cbor:"1,keyasint"`
+	Of          Digest      `cbor:"2,keyasint"` // SealedState's, of the keys that are replaced
+	Incarnation uint64      `cbor:"3,keyasint"` // more than any before
+	Origin      string      `cbor:"4,keyasint"` // of the new audit trail
+	Reason      string      `cbor:"5,keyasint"`
+	Keys        []SealedKey `cbor:"6,keyasint"` // all there are from now on, under the next cluster key
 }
 
 // RekeyMember gives a member another key in the place of the one that is pinned,
 // with which the old key agrees by its signature. Result: *MemberRecord.
 type RekeyMember struct {
-	ID        string    `json:"id"`
-	Old       []byte    `json:"old"`       // Ed25519 public key that is pinned
-	New       []byte    `json:"new"`       // Ed25519 public key
-	Recipient []byte    `json:"recipient"` // that the cluster key is wrapped for from now on
-	OldProof  []byte    `json:"old_proof"` // signatures of Statement
-	NewProof  []byte    `json:"new_proof"`
-	Wrap      SealedKey `json:"wrap"`
+	ID        string    `cbor:"1,keyasint"`
+	Old       []byte    `cbor:"2,keyasint"` // Ed25519 public key that is pinned
+	New       []byte    `cbor:"3,keyasint"` // Ed25519 public key
+	Recipient []byte    `cbor:"4,keyasint"` // that the cluster key is wrapped for from now on
+	OldProof  []byte    `cbor:"5,keyasint"` // signatures of Statement
+	NewProof  []byte    `cbor:"6,keyasint"`
+	Wrap      SealedKey `cbor:"7,keyasint"`
 }
 
 // Statement is what both keys sign: the tag "writ/v1/member-key", then cluster,

@@ -128,7 +128,7 @@ func history(t testing.TB) *rig {
 // it came to then. A node that rebuilds its state from an old log must not come
 // to another one than its peers had.
 func TestGoldenLog(t *testing.T) {
-	const file = "testdata/log-1.txt"
+	const file = "testdata/log-2.txt"
 	if *update {
 		r := history(t)
 		var b strings.Builder

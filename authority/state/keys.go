@@ -30,7 +30,7 @@ const (
 )
 
 func (a *applier) putKey(k SealedKey) {
-	a.w.put(bucketKeys, keyKey(k.Purpose, k.Epoch), mustJSON(&k))
+	a.w.put(bucketKeys, keyKey(k.Purpose, k.Epoch), encoded(&k))
 	a.keys[keyName{k.Purpose, k.Epoch}] = k
 }
 
@@ -66,7 +66,7 @@ func (m *memory) epoch(n uint32) *EpochRecord {
 }
 
 func (a *applier) putEpoch(e EpochRecord) {
-	a.w.put(bucketEpochs, binary.BigEndian.AppendUint32(nil, e.Epoch), mustJSON(&e))
+	a.w.put(bucketEpochs, binary.BigEndian.AppendUint32(nil, e.Epoch), encoded(&e))
 	if old := a.epoch(e.Epoch); old != nil {
 		*old = e
 		return
@@ -127,7 +127,7 @@ func (m *memory) generationAt(audience string, ms int64) uint32 {
 }
 
 func (a *applier) putGenerations(audience string, gens []GenerationRecord) {
-	a.w.put(bucketGenerations, []byte(audience), mustJSON(gens))
+	a.w.put(bucketGenerations, []byte(audience), encoded(gens))
 	a.generations[audience] = gens
 }
 
@@ -183,7 +183,7 @@ func (a *applier) endGenerations(h *Header, audience string) {
 }
 
 func (a *applier) putService(s *ServiceRecord) {
-	a.w.put(bucketServices, []byte(s.Name), mustJSON(s))
+	a.w.put(bucketServices, []byte(s.Name), encoded(s))
 	a.services[s.Name] = s
 }
 

@@ -8,8 +8,8 @@ import (
 
 // OpenLease is a lease that has not been closed.
 type OpenLease struct {
-	Lease  LeaseID `json:"lease"`
-	Lessee string  `json:"lessee"`
+	Lease  LeaseID `cbor:"1,keyasint"`
+	Lessee string  `cbor:"2,keyasint"`
 }
 
 // maxOpenLeases bounds what OpenLeases returns.

@@ -161,7 +161,7 @@ func (m *Machine) applyBatch(tx *bolt.Tx, batch []raftstore.Entry, results []any
 	edge, err := a.edge.MarshalBinary()
 	check(err)
 	a.meta.Edge = edge
-	check(tx.Bucket(bucketMeta).Put(keyMeta, mustJSON(&a.meta)))
+	check(tx.Bucket(bucketMeta).Put(keyMeta, encoded(&a.meta)))
 }
 
 // announce wakes whoever waits for a change.

@@ -41,56 +41,56 @@ const (
 // MemberRecord is a node of the cluster: who it is, where, and how its peers
 // recognize it.
 type MemberRecord struct {
-	ID        string `json:"id"`             // for good
-	Key       Digest `json:"key"`            // SHA-256 of the SPKI that it proves to peers
-	Recipient []byte `json:"recipient"`      // that the cluster key is wrapped for
-	Raft      string `json:"raft"`           // host:port for peers
-	API       string `json:"api"`            // host:port for clients; empty: not told
-	Voter     bool   `json:"voter"`          // has, or is to have, a vote
-	State     string `json:"state"`          // see above
-	Joined    int64  `json:"joined"`         // stamp
-	Token     Digest `json:"token,omitzero"` // hash of the join token that it spent
+	ID        string `cbor:"1,keyasint"`          // for good
+	Key       Digest `cbor:"2,keyasint"`          // SHA-256 of the SPKI that it proves to peers
+	Recipient []byte `cbor:"3,keyasint"`          // that the cluster key is wrapped for
+	Raft      string `cbor:"4,keyasint"`          // host:port for peers
+	API       string `cbor:"5,keyasint"`          // host:port for clients; empty: not told
+	Voter     bool   `cbor:"6,keyasint"`          // has, or is to have, a vote
+	State     string `cbor:"7,keyasint"`          // see above
+	Joined    int64  `cbor:"8,keyasint"`          // stamp
+	Token     Digest `cbor:"9,keyasint,omitzero"` // hash of the join token that it spent
 }
 
 // SetMember stores a member, or what has changed of one: addresses, vote, and
 // whether it is leaving. Result: *MemberRecord.
 type SetMember struct {
-	Member MemberRecord `json:"member"`
+	Member MemberRecord `cbor:"1,keyasint"`
 }
 
 // RemoveMember ends a member that is no longer in Raft's configuration; the
 // cluster key is not wrapped for it any more. Result: *MemberRecord.
 type RemoveMember struct {
-	ID     string `json:"id"`
-	Reason string `json:"reason"`
+	ID     string `cbor:"1,keyasint"`
+	Reason string `cbor:"2,keyasint"`
 }
 
 // AddJoinToken records the hash of a join token. Result: *JoinTokenRecord.
 type AddJoinToken struct {
-	Hash  Digest `json:"hash"`  // SHA-256 of the token
-	Until int64  `json:"until"` // Unix ms
-	Voter bool   `json:"voter"` // what it is good for: a voter, or a read replica
+	Hash  Digest `cbor:"1,keyasint"` // SHA-256 of the token
+	Until int64  `cbor:"2,keyasint"` // Unix ms
+	Voter bool   `cbor:"3,keyasint"` // what it is good for: a voter, or a read replica
 }
 
 // JoinTokenRecord is a join token that is not spent.
 type JoinTokenRecord struct {
 	AddJoinToken
-	By string `json:"by"`
+	By string `cbor:"32,keyasint"`
 }
 
 // JoinMember spends a join token on a new member, for whom the cluster key is
 // wrapped. The same node with the same token again gets the same answer.
 // Result: *MemberRecord.
 type JoinMember struct {
-	Hash   Digest       `json:"hash"` // of the token
-	Member MemberRecord `json:"member"`
-	Wrap   SealedKey    `json:"wrap"`
+	Hash   Digest       `cbor:"1,keyasint"` // of the token
+	Member MemberRecord `cbor:"2,keyasint"`
+	Wrap   SealedKey    `cbor:"3,keyasint"`
 }
 
 // RaiseVersion raises the cluster's version, once every member knows it. A node
 // that does not stops.
 type RaiseVersion struct {
-	Version uint64 `json:"version"`
+	Version uint64 `cbor:"1,keyasint"`
 }
 
 // newMemberBody is newBody for the kinds of this file.
@@ -189,7 +189,7 @@ func (a *applier) dispatchMembers(h *Header, body any) (value any, ok bool, err 
 }
 
 func (a *applier) putMember(r *MemberRecord) {
-	a.w.put(bucketMembers, memberKey(r.ID), mustJSON(r))
+	a.w.put(bucketMembers, memberKey(r.ID), encoded(r))
 	a.cluster.members[r.ID] = r
 	a.cluster.changes++
 }
@@ -281,7 +281,7 @@ func (a *applier) addJoinToken(h *Header, b *AddJoinToken) (*JoinTokenRecord, er
 		return nil, refuse(api.CodeOverloaded, "too many join tokens wait to be used")
 	}
 	r := &JoinTokenRecord{AddJoinToken: *b, By: h.Actor.Name}
-	a.w.put(bucketMembers, joinTokenKey(b.Hash), mustJSON(r))
+	a.w.put(bucketMembers, joinTokenKey(b.Hash), encoded(r))
 	a.cluster.joins[b.Hash] = r
 	a.audit(h, auditRecord{Action: "add-join-token", NotAfter: b.Until})
 	return r, nil

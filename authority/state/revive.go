@@ -37,20 +37,20 @@ const (
 //
 // The first record of the new audit trail is Previous, byte for byte.
 type Revive struct {
-	Incarnation uint64        `json:"incarnation"` // more than any before
-	Origin      string        `json:"origin"`      // of the new audit trail
-	Previous    []byte        `json:"previous"`    // last known checkpoint of the trail before: a signed note
-	Reason      string        `json:"reason"`      // for the audit trail
-	Keys        []SealedKey   `json:"keys"`        // all there are from now on, under the next cluster key
-	Keep        []uint32      `json:"keep,omitempty"`
-	Member      *MemberRecord `json:"member,omitempty"` // the node that begins, if it has peers
+	Incarnation uint64        `cbor:"1,keyasint"` // more than any before
+	Origin      string        `cbor:"2,keyasint"` // of the new audit trail
+	Previous    []byte        `cbor:"3,keyasint"` // last known checkpoint of the trail before: a signed note
+	Reason      string        `cbor:"4,keyasint"` // for the audit trail
+	Keys        []SealedKey   `cbor:"5,keyasint"` // all there are from now on, under the next cluster key
+	Keep        []uint32      `cbor:"6,keyasint,omitempty"`
+	Member      *MemberRecord `cbor:"7,keyasint,omitempty"` // the node that begins, if it has peers
 }
 
 // Reseal replaces every sealed key by the same under the next cluster key, all at
 // once. It is refused if a key has changed since they were read.
 type Reseal struct {
-	Of   Digest      `json:"of"`   // SealedState's, of what was sealed anew
-	Keys []SealedKey `json:"keys"` // by purpose and epoch
+	Of   Digest      `cbor:"1,keyasint"` // SealedState's, of what was sealed anew
+	Keys []SealedKey `cbor:"2,keyasint"` // by purpose and epoch
 }
 
 // newReviveBody is newBody for the kinds of this file.

@@ -72,9 +72,9 @@ func TestGoldenReviveCommands(t *testing.T) {
 	}
 }
 
-// TestGoldenSnapshot3 pins the newest format, with a state that has everything.
-func TestGoldenSnapshot3(t *testing.T) {
-	const file, sums = "testdata/snapshot-3.bin", "testdata/snapshot-3.sum"
+// TestGoldenSnapshot pins the format, with a state that has everything.
+func TestGoldenSnapshot(t *testing.T) {
+	const file, sums = "testdata/snapshot-4.bin", "testdata/snapshot-4.sum"
 	r := lived(t)
 	r.must(KindSetMember, &SetMember{Member: testMember("n1")})
 	r.must(KindRevive, revival(r, 1))

@@ -12,11 +12,11 @@ import (
 // RevocationRecord is a revocation in force.
 type RevocationRecord struct {
 	Revoke
-	About string `json:"about,omitempty"` // audience of the token that it names, if it is known
-	Until int64  `json:"until,omitempty"` // kinds subject, audience: issued at or before, Unix ms
-	By    string `json:"by"`
-	At    int64  `json:"at"` // stamp
-	Index uint64 `json:"index"`
+	About string `cbor:"32,keyasint,omitempty"` // audience of the token that it names, if it is known
+	Until int64  `cbor:"33,keyasint,omitempty"` // kinds subject, audience: issued at or before, Unix ms
+	By    string `cbor:"34,keyasint"`
+	At    int64  `cbor:"35,keyasint"` // stamp
+	Index uint64 `cbor:"36,keyasint"`
 }
 
 type branchKey [32]byte // token id, branch id
@@ -268,7 +268,7 @@ func (a *applier) revoke(h *Header, b *Revoke) (*RevokeResult, error) {
 }
 
 func (a *applier) putRevocation(rec *RevocationRecord) {
-	a.w.put(bucketRevocations, revocationKey(&rec.Revoke), mustJSON(rec))
+	a.w.put(bucketRevocations, revocationKey(&rec.Revoke), encoded(rec))
 	a.revoked.add(rec)
 	addTo(a.set, rec)
 	a.events.add(Event{Index: a.index, Audience: rec.About, Revoke: rec.feed()})

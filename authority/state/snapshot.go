@@ -25,18 +25,17 @@ var ErrSnapshot = errors.New("state: unreadable snapshot")
 // in their fixed order its records (length of the key plus 1, key, length of the
 // value, value; lengths as uvarints) and a 0; then SHA-256 of all before.
 const (
-	snapshotMagic = "writ state snapshot 3\n"
+	snapshotMagic = "writ state snapshot 4\n"
 	maxKey        = 1 << 10
 	maxValue      = 1 << 20
 	restoreTx     = 1 << 14 // records that one transaction of a restore writes
 )
 
 // snapshotBuckets is how many of the buckets a version holds, by the line that
-// names it: a version adds buckets at the end.
+// names it: a version adds buckets at the end. Those before 4 held JSON, and no
+// release wrote them.
 var snapshotBuckets = map[string]int{
-	"writ state snapshot 1\n": 12, // up to generations
-	"writ state snapshot 2\n": 13, // and attest
-	snapshotMagic:             14, // and members
+	snapshotMagic: 14,
 }
 
 // snapshot is a state as it was: a read transaction of the state file.
@@ -191,7 +190,7 @@ func readSnapshot(db *bolt.DB, from io.Reader) error {
 
 // readRecords reads up to restoreTx records; more says that the bucket goes on.
 func readRecords(b *bolt.Bucket, r summedReader) (more bool, err error) {
-	b.FillPercent = 0.9 // keys come in order
+	b.FillPercent = fill
 	for range restoreTx {
 		n, err := binary.ReadUvarint(r)
 		if err != nil {

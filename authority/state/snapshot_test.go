@@ -2,10 +2,8 @@ package state
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -127,30 +125,6 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 	}
 	if _, err := os.Stat(m.cfg.Path + ".restore"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a refused snapshot leaves a file: %v", err)
-	}
-}
-
-// TestGoldenSnapshot: a snapshot in the field is readable for good. Nothing writes
-// version 1 any more.
-func TestGoldenSnapshot(t *testing.T) {
-	const file, sums = "testdata/snapshot-1.bin", "testdata/snapshot-1.sum"
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := os.ReadFile(sums)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := openMachine(t, nil)
-	if err := m.Restore(bytes.NewReader(b)); err != nil {
-		t.Fatal(err)
-	}
-	if h := hashOf(m); hex.EncodeToString(h[:]) != strings.TrimSpace(string(want)) {
-		t.Errorf("the golden snapshot is now the state %x", h)
-	}
-	if c := m.Counts(); c.Tokens != 3 || c.Revocations != 3 || c.Services != 1 || c.Leases != 1 || c.Budgets != 1 {
-		t.Errorf("%+v", c)
 	}
 }
 

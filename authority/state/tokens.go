@@ -1,8 +1,6 @@
 package state
 
 import (
-	"encoding/json"
-
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
 )
@@ -17,10 +15,10 @@ const (
 
 // requestRecord remembers what a request without an object of its own came to.
 type requestRecord struct {
-	Actor  string          `json:"actor"`
-	Body   Digest          `json:"body"`
-	Kind   Kind            `json:"kind"`
-	Result json.RawMessage `json:"result"`
+	Actor  string `cbor:"1,keyasint"`
+	Body   Digest `cbor:"2,keyasint"`
+	Kind   Kind   `cbor:"3,keyasint"`
+	Result []byte `cbor:"4,keyasint"`
 }
 
 // requestRecordKey sorts by the request's time.
@@ -94,8 +92,8 @@ func (a *applier) remember(h *Header, result any) {
 	if h.Request == (capability.TokenID{}) || newResult(h.Kind) == nil {
 		return
 	}
-	a.w.put(bucketRequests, requestRecordKey(h), mustJSON(&requestRecord{
-		Actor: h.Actor.Name, Body: h.Body, Kind: h.Kind, Result: mustJSON(result),
+	a.w.put(bucketRequests, requestRecordKey(h), encoded(&requestRecord{
+		Actor: h.Actor.Name, Body: h.Body, Kind: h.Kind, Result: encoded(result),
 	}))
 }
 
@@ -124,7 +122,7 @@ func (a *applier) issue(h *Header, r *TokenRecord, caveats []string) (*TokenReco
 // register puts a checked record into the registry and tells the feed.
 func (a *applier) register(h *Header, r *TokenRecord) {
 	r.IssuedBy, r.Request, r.Body, r.Index = h.Actor.Name, h.Request, h.Body, a.index
-	a.w.put(bucketTokens, r.ID[:], mustJSON(r))
+	a.w.put(bucketTokens, r.ID[:], encoded(r))
 	a.tokens.add(r)
 	if r.Parent != nil {
 		a.tokens.link(r.ID, r.Parent.Token)
