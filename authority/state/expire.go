@@ -43,16 +43,42 @@ func (a *applier) expire(h *Header, b *Expire) (*ExpireResult, error) {
 	return &r, nil
 }
 
+// least collects the maxExpired least of the keys that it is given, in whatever
+// order they come: the index is in another on a node that was restored.
+type least struct {
+	keys [][]byte
+	most []byte // no key beyond it is among them; nil: not known yet
+	key  []byte // the one at hand
+}
+
+// add takes the key that is prefix and name one after the other.
+func (l *least) add(prefix string, name []byte) {
+	l.key = append(append(l.key[:0], prefix...), name...)
+	if l.most != nil && bytes.Compare(l.key, l.most) > 0 {
+		return
+	}
+	l.keys = append(l.keys, bytes.Clone(l.key))
+	if len(l.keys) == 2*maxExpired {
+		l.most = l.sorted()[maxExpired-1]
+	}
+}
+
+// sorted returns them.
+func (l *least) sorted() [][]byte {
+	slices.SortFunc(l.keys, bytes.Compare)
+	l.keys = l.keys[:min(len(l.keys), maxExpired)]
+	return l.keys
+}
+
 func (a *applier) expireTokens(t int64) (tokens, leases int) {
-	var ids []capability.TokenID
+	var ids least
 	for i := range a.tokens.slots {
 		if e := &a.tokens.slots[i]; e.used && e.keep < t {
-			ids = append(ids, e.id)
+			ids.add("", e.id[:])
 		}
 	}
-	ids = sortedIDs(ids) // slots are in another order on a node that was restored
-	ids = ids[:min(len(ids), maxExpired)]
-	for _, id := range ids {
+	for _, key := range ids.sorted() {
+		id := capability.TokenID(key)
 		if a.tokens.find(id).budgets > 0 {
 			n := a.w.deletePrefixed(bucketLeases, id[:], func(k, _ []byte) { a.w.delete(bucketLeaseTokens, k[16:]) })
 			leases += n
@@ -63,34 +89,34 @@ func (a *applier) expireTokens(t int64) (tokens, leases int) {
 		a.w.delete(bucketTokens, id[:])
 		a.tokens.remove(id)
 	}
-	return len(ids), leases
+	return len(ids.keys), leases
 }
 
 func (a *applier) expireRevocations(t int64) int {
 	r := &a.revoked
-	var keys [][]byte
-	collect := func(kind api.RevocationKind, name []byte, expires int64) {
+	var ended least
+	prefix := func(kind api.RevocationKind) string { return string(kind) + "\x00" }
+	token, branch := prefix(api.RevokeToken), prefix(api.RevokeBranch)
+	for id, expires := range r.tokens {
 		if expires < t {
-			keys = append(keys, append(append([]byte(kind), 0), name...))
+			ended.add(token, id[:])
 		}
 	}
-	// The order of these does not show: keys are sorted before anything is done.
-	for id, expires := range r.tokens {
-		collect(api.RevokeToken, id[:], expires)
-	}
 	for b, expires := range r.branches {
-		collect(api.RevokeBranch, b[:], expires)
+		if expires < t {
+			ended.add(branch, b[:])
+		}
 	}
 	// The index holds the other kinds by hash, and they are few: the records say.
 	for _, kind := range []api.RevocationKind{api.RevokeSubject, api.RevokeHolder, api.RevokeDevice, api.RevokeAudience, api.RevokeEpoch} {
-		prefixed(a.w.tx, bucketRevocations, append([]byte(kind), 0), func(k, v []byte) {
+		prefixed(a.w.tx, bucketRevocations, []byte(prefix(kind)), func(k, v []byte) {
 			var rec RevocationRecord
-			mustDecode(v, &rec)
-			collect(kind, k[len(kind)+1:], rec.Expires)
+			if mustDecode(v, &rec); rec.Expires < t {
+				ended.add("", k)
+			}
 		})
 	}
-	slices.SortFunc(keys, bytes.Compare)
-	keys = keys[:min(len(keys), maxExpired)]
+	keys := ended.sorted()
 	for _, k := range keys {
 		var rec RevocationRecord
 		mustDecode(a.w.get(bucketRevocations, k), &rec)
