@@ -77,7 +77,8 @@ func (b *bench) liveRecords(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.say("%s: resident %s, disk %s, without the audit log %s", n.name, mebibytes(u.resident), mebibytes(all), mebibytes(rest))
+		b.say("%s: resident %s, of that %s of files; disk %s, without the audit log %s",
+			n.name, mebibytes(u.resident), mebibytes(u.mapped), mebibytes(all), mebibytes(rest))
 		resident, whole, bare = max(resident, u.resident), max(whole, all), max(bare, rest)
 	}
 	const gib = 1 << 30

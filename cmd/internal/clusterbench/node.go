@@ -291,6 +291,7 @@ func (c *cluster) leader(ctx context.Context) (int, error) {
 // usage is what a process has used.
 type usage struct {
 	resident  int64         // bytes
+	mapped    int64         // of these, pages of files: the kernel takes them back when it needs room
 	processor time.Duration // user and system
 	written   int64         // bytes that went to the disk
 }
@@ -303,7 +304,7 @@ func (n *node) usage() (usage, error) {
 	if err != nil {
 		return u, err
 	}
-	u.resident = field(string(status), "VmRSS:") << 10
+	u.resident, u.mapped = field(string(status), "VmRSS:")<<10, field(string(status), "RssFile:")<<10
 	io, err := os.ReadFile(filepath.Join(proc, "io"))
 	if err != nil {
 		return u, err
