@@ -64,6 +64,7 @@ func (s *snapshot) Persist(w io.Writer) error {
 			return fmt.Errorf("audit trail: %w", err)
 		}
 	}
+	defer wholeFile(s.tx)
 	sum := sha256.New()
 	buf := bufio.NewWriterSize(io.MultiWriter(w, sum), 64<<10)
 	buf.WriteString(snapshotMagic)
@@ -230,6 +231,7 @@ func (m *memory) load(tx *bolt.Tx) error {
 	if err := m.edge.UnmarshalBinary(m.meta.Edge); err != nil {
 		return fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
+	defer wholeFile(tx)
 	m.events.reset(m.meta.Applied)
 	var content Digest
 	for _, name := range buckets[1:] {

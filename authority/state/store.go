@@ -80,6 +80,13 @@ func openFile(path string) (*bolt.DB, error) {
 	return db, nil
 }
 
+// wholeFile is called after all of a state file was read. Its pages, mapped, would
+// count as this process's resident memory from then on, hundreds of megabytes of
+// what is only a cache.
+func wholeFile(tx *bolt.Tx) {
+	unmapPages(tx.DB().Info().Data, uintptr(tx.Size()))
+}
+
 // writer is the transaction of one batch. It keeps content, the exclusive-or of
 // the hashes of everything that the buckets hold (but meta), up to date with
 // every write, so that the hash of the whole state is at hand at any entry.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -132,10 +133,15 @@ func (n *node) fingerprint() string {
 	return hex.EncodeToString(f[:])
 }
 
-// ballast is memory that is never touched, so that it takes none: the collector
-// runs when what is in use has doubled, which a node with little state would have
-// happen thirty times a second under load.
-const ballast = 64 << 20
+// The collector runs when what is in use has grown by collectAt percent: half, so
+// that a node with much state, nearly all of it an index that is quick to mark, takes
+// no more than half as much again. The ballast is memory that is never touched, and so
+// takes none: without it a node with little state would collect thirty times a
+// second under load.
+const (
+	collectAt = 50
+	ballast   = 128 << 20
+)
 
 // serve serves the API on ln, and the metrics on their own listener if there
 // is one, until ctx ends or the node cannot go on. It closes them and the node.
@@ -143,6 +149,9 @@ func (n *node) serve(ctx context.Context, ln, metrics net.Listener) error {
 	defer n.Close()
 	defer ln.Close()
 	defer runtime.KeepAlive(make([]byte, ballast))
+	if os.Getenv("GOGC") == "" {
+		defer debug.SetGCPercent(debug.SetGCPercent(collectAt))
+	}
 	s, err := server.New(server.Config{Authority: n.Authority, Now: n.now, Logger: n.log, HideMetrics: metrics != nil, TracerProvider: n.spans})
 	if err != nil {
 		return err
