@@ -20,6 +20,7 @@ import (
 
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/seal"
+	"github.com/writ-dev/writ/authority/server"
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -40,6 +41,9 @@ type config struct {
 	PeerElection   duration `toml:"peer_election"`
 	PeerLease      duration `toml:"peer_lease"`
 	MetricsListen  string   `toml:"metrics_listen"`  // moves /metrics there, in plain HTTP
+	MaxConnections int      `toml:"max_connections"` // 0: what server.Limits says; so the next two
+	MaxFeeds       int      `toml:"max_feeds"`
+	MaxCallerFeeds int      `toml:"max_feeds_per_caller"`
 	Hosts          []string `toml:"hosts"`           // names and addresses in the certificate
 	Bound          duration `toml:"staleness_bound"` // only when the authority is formed
 	RotateEvery    duration `toml:"rotate_every"`    // of the master key
@@ -94,6 +98,13 @@ func period(field func(*config) *duration) func(*config, string) error {
 	return func(c *config, s string) error { return field(c).UnmarshalText([]byte(s)) }
 }
 
+func count(field func(*config) *int) func(*config, string) error {
+	return func(c *config, s string) (err error) {
+		*field(c), err = strconv.Atoi(s)
+		return err
+	}
+}
+
 // settings are in the order of the help text.
 var settings = []setting{
 	{"node", "this node's `name`, for good", text(func(c *config) *string { return &c.Node })},
@@ -110,6 +121,9 @@ var settings = []setting{
 	{"peer_election", "how long a candidate waits for votes; at least peer_heartbeat, which it is by default", period(func(c *config) *duration { return &c.PeerElection })},
 	{"peer_lease", "how long a leader leads without a quorum; at most half of peer_heartbeat, which it is by default", period(func(c *config) *duration { return &c.PeerLease })},
 	{"metrics_listen", "`HOST:PORT` to move /metrics to, in plain HTTP", text(func(c *config) *string { return &c.MetricsListen })},
+	{"max_connections", "how many connections to the API are open at a time", count(func(c *config) *int { return &c.MaxConnections })},
+	{"max_feeds", "how many feeds are open at a time", count(func(c *config) *int { return &c.MaxFeeds })},
+	{"max_feeds_per_caller", "how many of them are of one credential's holder", count(func(c *config) *int { return &c.MaxCallerFeeds })},
 	{"hosts", "names and addresses in the certificate, apart by commas", func(c *config, s string) error {
 		c.Hosts = strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
 		return nil
@@ -255,6 +269,9 @@ func (c *config) check() error {
 	if err := c.checkPeers(); err != nil {
 		return err
 	}
+	if err := c.checkLimits(); err != nil {
+		return err
+	}
 	if c.Bound != 0 && time.Duration(c.Bound) < 100*time.Millisecond {
 		return configError("staleness_bound %s is under 100ms", time.Duration(c.Bound))
 	}
@@ -341,4 +358,30 @@ func (c *config) passphrase() func() ([]byte, error) {
 		}
 		return b, nil
 	}
+}
+
+// mostConnections is far beyond what one node serves.
+const mostConnections = 1 << 20
+
+func (c *config) checkLimits() error {
+	for _, l := range []struct {
+		key string
+		n   int
+	}{
+		{"max_connections", c.MaxConnections}, {"max_feeds", c.MaxFeeds}, {"max_feeds_per_caller", c.MaxCallerFeeds},
+	} {
+		if l.n < 0 || l.n > mostConnections {
+			return configError("%s is not 1 to %d", l.key, mostConnections)
+		}
+	}
+	// A feed is a connection, and what is left over is for everything else.
+	if c.MaxFeeds > 0 && c.MaxFeeds >= c.MaxConnections {
+		return configError("max_feeds %d needs a max_connections that is more", c.MaxFeeds)
+	}
+	return nil
+}
+
+// limits are the server's.
+func (c *config) limits() server.Limits {
+	return server.Limits{Connections: c.MaxConnections, Streams: c.MaxFeeds, PerCaller: c.MaxCallerFeeds}
 }

@@ -31,6 +31,7 @@ type node struct {
 	fatal  chan error              // what it cannot go on after
 	log    *slog.Logger
 	spans  trace.TracerProvider // nil: none
+	limits server.Limits
 
 	// For failpoints; nil in every other build.
 	now    func() time.Time
@@ -91,7 +92,10 @@ func openMember(ctx context.Context, c *config, log *slog.Logger, form bool, api
 	if err != nil {
 		return nil, err
 	}
-	n := &node{fatal: make(chan error, 1), log: log}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectAt)
+	}
+	n := &node{fatal: make(chan error, 1), log: log, limits: c.limits()}
 	cfg := authority.Config{
 		Dir: c.DataDir, NodeID: c.Node, KeyFile: c.NodeKey, Passphrase: c.passphrase(), Protector: protector(c.NodeKeyTPM),
 		Bootstrap: form, Recovery: c.Recovery, Bound: time.Duration(c.Bound), RotateEvery: time.Duration(c.RotateEvery),
@@ -149,10 +153,7 @@ func (n *node) serve(ctx context.Context, ln, metrics net.Listener) error {
 	defer n.Close()
 	defer ln.Close()
 	defer runtime.KeepAlive(make([]byte, ballast))
-	if os.Getenv("GOGC") == "" {
-		defer debug.SetGCPercent(debug.SetGCPercent(collectAt))
-	}
-	s, err := server.New(server.Config{Authority: n.Authority, Now: n.now, Logger: n.log, HideMetrics: metrics != nil, TracerProvider: n.spans})
+	s, err := server.New(server.Config{Authority: n.Authority, Now: n.now, Logger: n.log, HideMetrics: metrics != nil, TracerProvider: n.spans, Limits: n.limits})
 	if err != nil {
 		return err
 	}
