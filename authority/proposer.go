@@ -202,8 +202,9 @@ func (p *proposer) composeAll() {
 			p.least = max(p.least, p.machine.Stamp(), now.UnixMilli())
 		}
 		var batch []*composed
+		free := p.space()
 		for size := 0; c != nil; c = p.waiting() {
-			if b := p.composeOne(c, refused); b != nil {
+			if b := p.composeOne(c, free, refused); b != nil {
 				batch = append(batch, b)
 				size += len(b.command)
 			}
@@ -217,9 +218,9 @@ func (p *proposer) composeAll() {
 	}
 }
 
-// composeOne stamps and encodes a change, unless it is refused; nil if that is
-// the end of it.
-func (p *proposer) composeOne(c *change, err error) *composed {
+// composeOne stamps and encodes a change, unless it is refused, or so many bytes
+// free are too few for it; nil if that is the end of it.
+func (p *proposer) composeOne(c *change, free uint64, err error) *composed {
 	if c.tries == 0 && !c.claimed.CompareAndSwap(false, true) {
 		return nil
 	}
@@ -227,7 +228,7 @@ func (p *proposer) composeOne(c *change, err error) *composed {
 	var body any
 	var command []byte
 	if err == nil {
-		err = p.hasSpace(c.lane)
+		err = enough(free, c.lane)
 	}
 	if err == nil {
 		body, err = c.compose(p.least)

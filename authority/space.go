@@ -1,6 +1,8 @@
 package authority
 
 import (
+	"math"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/writ-dev/writ/authority/api"
@@ -26,14 +28,25 @@ func freeSpace(dir string) (uint64, error) {
 }
 
 // hasSpace returns nil if a change of this lane may be proposed.
-func (p *proposer) hasSpace(l lane) error {
+func (p *proposer) hasSpace(l lane) error { return enough(p.space(), l) }
+
+// space is how many bytes are free. Who cannot tell leaves it to the log.
+func (p *proposer) space() uint64 {
+	free, err := p.free()
+	if err != nil {
+		return math.MaxUint64
+	}
+	return free
+}
+
+// enough returns nil if so much is enough for a change of this lane.
+func enough(free uint64, l lane) error {
 	need := uint64(minFree)
 	if l == laneRevoke {
 		need = minFreeRevoke
 	}
-	free, err := p.free()
-	if err != nil || free >= need {
-		return nil // who cannot tell leaves it to the log
+	if free >= need {
+		return nil
 	}
 	return &Error{Code: api.CodeDiskFull, Detail: "the authority is short of disk space; nothing was done", Hint: "free some space in its data directory"}
 }
