@@ -35,6 +35,10 @@ func (b *bench) issue(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bare Raft: %w", err)
 	}
+	https, err := b.bareHTTPS(ctx, clients)
+	if err != nil {
+		return fmt.Errorf("bare HTTPS: %w", err)
+	}
 	c, err := b.newCluster(ctx, "issue", nil)
 	if err != nil {
 		return err
@@ -58,6 +62,10 @@ func (b *bench) issue(ctx context.Context) error {
 	}
 	b.table.report(fmt.Sprintf("bare Raft, %d callers, commands of %d bytes", clients, size), "%.0f/s", bareMany.PerSecond)
 	b.table.report("bare Raft, one caller, median", "%s", millis(bareOne.Median))
+	// One after the other on the same processors, and nothing else.
+	both := 1 / (1/bareMany.PerSecond + 1/https)
+	b.table.report(fmt.Sprintf("an HTTPS server that does nothing, %d clients", clients), "%.0f/s", https)
+	b.table.report("… and so, of bare Raft, the most that is left to whoever does both", "%.0f/s, %.2f ×", both, both/bareMany.PerSecond)
 	b.table.judge(fmt.Sprintf("issue over HTTPS, %d clients of the leader", clients), "2,500/s", many.perSecond() >= 2500,
 		"%.0f/s, p99 %s", many.perSecond(), millis(many.took.at(0.99)))
 	ratio := many.perSecond() / bareMany.PerSecond

@@ -47,8 +47,9 @@ func main() {
 
 // roles are what this program is when it starts itself.
 var roles = map[string]func(args []string) error{
-	"bare": bareMain,
-	"seed": seedMain,
+	"bare":  bareMain,
+	"https": httpsMain,
+	"seed":  seedMain,
 }
 
 // bench is one run and its flags.
