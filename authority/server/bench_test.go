@@ -1,6 +1,11 @@
 package server_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -39,5 +44,28 @@ func BenchmarkIssue(b *testing.B) {
 			wg.Wait()
 			b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "tokens/s")
 		})
+	}
+}
+
+// BenchmarkHandler is what a call costs between net/http and the authority: of an
+// endpoint that writes nothing, without a network.
+func BenchmarkHandler(b *testing.B) {
+	n := authoritytest.Start(b)
+	body, err := json.Marshal(api.RegisteredRequest{Audience: "corp", Token: n.Mint(b, "corp", "agent").ID})
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := n.Server.Handler()
+	req := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "https://"+n.Addr+"/v1/registered", nil)
+	req.Header.Set("Authorization", "Bearer "+n.RootToken)
+	req.Header.Set("Content-Type", "application/json")
+	req.ContentLength = int64(len(body))
+	b.ReportAllocs()
+	for b.Loop() {
+		r, w := req.Clone(b.Context()), httptest.NewRecorder()
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if h.ServeHTTP(w, r); w.Code != http.StatusOK {
+			b.Fatalf("%d %s", w.Code, w.Body)
+		}
 	}
 }

@@ -57,27 +57,34 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	// ServeMux would answer a path that is not clean with a redirect, and a
-	// wrong method with plain text.
-	if _, pattern := s.mux.Handler(r); pattern == "" || path.Clean(r.URL.Path) != r.URL.Path ||
-		strings.Contains(strings.ToLower(r.URL.EscapedPath()), "%2f") {
+	if !canonical(r.URL) {
 		s.miss(w, r)
 		return
 	}
-	s.mux.ServeHTTP(w, r)
+	s.mux.ServeHTTP(w, r) // which sends to miss what has no route
 }
+
+// canonical reports whether ServeMux takes a path as it is. Others it would
+// answer with a redirect, or take an escaped slash for part of a name.
+func canonical(u *url.URL) bool {
+	return path.Clean("/"+u.Path) == u.Path && !strings.Contains(strings.ToLower(u.EscapedPath()), "%2f")
+}
+
+// missPattern is ServeMux's for what no route is for: a path that it does not
+// know, or a method. By itself it would answer either with plain text.
+const missPattern = "/"
 
 // miss answers for what is no endpoint.
 func (s *Server) miss(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	var allow []string
 	methods := []string{http.MethodGet, http.MethodPost, http.MethodDelete}
-	if path.Clean(r.URL.Path) != r.URL.Path {
+	if !canonical(r.URL) {
 		methods = nil
 	}
 	for _, m := range methods {
 		probe := &http.Request{Method: m, URL: r.URL, Host: r.Host}
-		if _, pattern := s.mux.Handler(probe); pattern != "" && m != r.Method {
+		if _, pattern := s.mux.Handler(probe); pattern != missPattern && m != r.Method {
 			allow = append(allow, m)
 		}
 	}
@@ -354,20 +361,23 @@ func (x *exchange) readBody() error {
 	if limit == 0 {
 		limit = smallBody
 	}
-	tooLarge := &refusal{status: http.StatusRequestEntityTooLarge, code: api.CodeBodyTooLarge,
-		detail: "the body is over " + strconv.FormatInt(limit, 10) + " bytes"}
 	if x.r.ContentLength > limit {
-		return tooLarge
+		return bodyTooLarge(limit)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, limit))
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return tooLarge
+			return bodyTooLarge(limit)
 		}
 		return &refusal{status: http.StatusBadRequest, code: api.CodeInvalid, detail: "the body cannot be read", err: err}
 	}
 	x.body = body
 	return nil
+}
+
+func bodyTooLarge(limit int64) error {
+	return &refusal{status: http.StatusRequestEntityTooLarge, code: api.CodeBodyTooLarge,
+		detail: "the body is over " + strconv.FormatInt(limit, 10) + " bytes"}
 }
 
 func empty(r io.Reader) bool {
@@ -384,12 +394,9 @@ func (x *exchange) decode(into any) error {
 	return nil
 }
 
-// readRequestID reads the caller's id for a change, and hashes what was asked.
+// readRequestID reads the caller's id for a change, and hashes what was asked: a
+// retry has the same hash.
 func (x *exchange) readRequestID() error {
-	h := sha256.New()
-	io.WriteString(h, x.r.Method+"\n"+x.r.URL.RequestURI()+"\n")
-	h.Write(x.body)
-	h.Sum(x.call.Body[:0])
 	values := x.r.Header.Values(api.HeaderRequestID)
 	if len(values) == 0 {
 		return nil
@@ -399,5 +406,9 @@ func (x *exchange) readRequestID() error {
 		return invalid(api.HeaderRequestID + " is not one UUIDv7")
 	}
 	x.call.Request = id
+	h := sha256.New()
+	io.WriteString(h, x.r.Method+"\n"+x.r.URL.RequestURI()+"\n")
+	h.Write(x.body)
+	h.Sum(x.call.Body[:0])
 	return nil
 }

@@ -176,6 +176,7 @@ func New(cfg Config) (*Server, error) {
 	for _, rt := range routes() {
 		s.mux.Handle(rt.method+" "+rt.pattern, s.serve(rt))
 	}
+	s.mux.HandleFunc(missPattern, s.miss)
 	return s, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/url"
 	"slices"
@@ -332,6 +333,11 @@ func TestBadRequests(t *testing.T) {
 	}
 	for _, path := range []string{"/", "/v2/tokens", "/v1/tokens/", "/v1//tokens", "/v1/../v1/tokens", "/v1/./tokens", "/v1/tokens/a/b", "/V1/tokens", "/v1/tokens%2fx"} {
 		r.refused(r.do("GET", path, r.RootToken, ""), 404, api.CodeNotFound)
+	}
+	star := httptest.NewRecorder()
+	r.Server.Handler().ServeHTTP(star, httptest.NewRequestWithContext(t.Context(), "GET", "*", nil))
+	if star.Code != 404 || star.Header().Get("Content-Type") != "application/problem+json" {
+		t.Errorf("GET *: %d %s", star.Code, star.Body)
 	}
 	a := r.do("DELETE", "/v1/tokens", r.RootToken, "")
 	r.refused(a, 405, api.CodeInvalid)

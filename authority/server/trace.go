@@ -37,6 +37,9 @@ func (x *exchange) startSpan() {
 
 // endSpan ends it with what the caller was told.
 func (x *exchange) endSpan(status int, code api.Code, reference string) {
+	if !x.span.IsRecording() {
+		return
+	}
 	x.span.SetAttributes(attribute.Int("http.response.status_code", status))
 	if x.call.Name != "" {
 		x.span.SetAttributes(attribute.String("writ.caller", x.call.Name))
