@@ -73,14 +73,19 @@ func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
 	var last error
 	for attempt := range c.cfg.Attempts {
 		node, base := t.node, c.bases[t.node]
-		go func() {
+		ask := func() {
 			began := time.Now()
 			data, err := c.attempt(trying, t.k, base, t.id, t.body)
 			if err == nil {
 				c.took(time.Since(began))
 			}
 			t.answers <- answered{node, data, err}
-		}()
+		}
+		if nodes == 1 {
+			ask() // there is nobody else to be asked meanwhile
+		} else {
+			go ask()
+		}
 		a, fell := t.await(node)
 		if fell {
 			span.AddEvent("silent", trace.WithAttributes(attribute.String("server.address", base)))
