@@ -66,7 +66,7 @@ fuzz: ## run every fuzz target for FUZZTIME each (20s)
 
 chaos: setup ## run the fault campaign: SEEDS seeds (100) from SEED (1) simulated, planted bugs, then RUNS seeds (2) of SECONDS (30) on real processes, as root
 	$(GO) test -count 1 -tags chaos -timeout 0 -v -run 'TestCampaign|TestPlanted' ./authority/chaos -chaos.seed $(SEED) -chaos.seeds $(SEEDS)
-	$(GO) test -count 1 -timeout 0 -v -run TestCampaign ./authority/chaos/process \
+	$(GO) test -count 1 -tags chaos -timeout 0 -v -run 'TestCampaign|TestExpired|TestRestored' ./authority/chaos/process \
 	  -process.seed $(SEED) -process.seeds $(RUNS) -process.time $(SECONDS)s
 
 cover: setup ## measure what the tests cover, over package borders

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,12 +20,7 @@ import (
 	"github.com/writ-dev/writ/capability"
 )
 
-var (
-	firstSeed = flag.Uint64("process.seed", 1, "the first seed")
-	seeds     = flag.Uint64("process.seeds", 0, "how many seeds; 0: the short campaign alone")
-	only      = flag.String("process.only", "", "faults of kinds that match this `regexp` alone")
-	lasts     = flag.Duration("process.time", time.Minute, "how long there are faults for each seed, at the least: all kinds come once")
-)
+var firstSeed = flag.Uint64("process.seed", 1, "the first seed")
 
 // campaign is one seed's run.
 type campaign struct {
@@ -49,27 +43,6 @@ func TestShort(t *testing.T) {
 	run(t, 5*time.Second, *firstSeed, kinds, 0, check.Least{
 		Operations: 200, Leases: 10, Late: 30, Siblings: 10, Accepted: 200, Budgets: 2, Troubled: 50, Nodes: 3,
 	})
-}
-
-// TestCampaign is the whole campaign, once for each seed: make chaos. Without a
-// seed, it is nothing.
-func TestCampaign(t *testing.T) {
-	wanted, err := regexp.Compile(*only)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kinds := slices.DeleteFunc(slices.Sorted(maps.Keys(faults)), func(kind string) bool { return !wanted.MatchString(kind) })
-	if *seeds > 0 {
-		t.Run("expired certificates", expiredCertificates)
-		t.Run("restored", restored)
-	}
-	for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			run(t, 2*time.Second, seed, kinds, *lasts, check.Least{
-				Operations: 2000, Leases: 50, Late: 500, Siblings: 200, Accepted: 2000, Budgets: 8, Troubled: 1000, Nodes: 3,
-			})
-		})
-	}
 }
 
 func run(t *testing.T, bound time.Duration, seed uint64, kinds []string, lasts time.Duration, least check.Least) {

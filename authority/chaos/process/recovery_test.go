@@ -18,9 +18,9 @@ import (
 	"github.com/writ-dev/writ/authority/client"
 )
 
-// expiredCertificates has a cluster lose its quorum for longer than any of its
+// TestExpiredCertificates has a cluster lose its quorum for longer than any of its
 // certificates lives. It must form again all the same.
-func expiredCertificates(t *testing.T) {
+func TestExpiredCertificates(t *testing.T) {
 	const later = 100 * 24 * time.Hour // certificates of nodes live for 90 days
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -71,10 +71,10 @@ func expiredCertificates(t *testing.T) {
 	}
 }
 
-// restored has a cluster be restored from a backup. Nothing that was revoked or
+// TestRestored has a cluster be restored from a backup. Nothing that was revoked or
 // spent after the backup comes back to life, and a guard that followed the cluster
 // of before accepts nothing of it.
-func restored(t *testing.T) {
+func TestRestored(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	r := newRig(t, 2*time.Second)
@@ -113,6 +113,7 @@ func restored(t *testing.T) {
 		n.kill()
 		n.removed = true // of the cluster that is to come
 	}
+	killed := time.Now()
 
 	// The first node's key file opens the backup; its directory is put aside.
 	first := r.nodes[0]
@@ -149,9 +150,11 @@ func restored(t *testing.T) {
 	after := r.guard(ctx, "guard2")
 	anew := r.client()
 	defer anew.Close()
-	for _, g := range []*worker{before, after} {
-		show(g, "after the restore", "dead", alive, revoked, spent)
-	}
+	show(after, "after the restore", "dead", alive, revoked, spent)
+	show(before, "after the restore", "dead", revoked, spent)
+	// What this guard had heard was good for the bound, and no longer.
+	pause(ctx, time.Until(killed.Add(r.bound)))
+	show(before, "past the bound", "dead", alive)
 	show(after, "of the new incarnation", "", r.mint(ctx, anew, "new"))
 	if status, err := anew.Cluster(ctx); err != nil || status.Incarnation < 2 {
 		t.Errorf("the incarnation is %+v, %v", status, err)
