@@ -62,7 +62,7 @@ func (t *attestation) outcomes() map[string]uint64 {
 func (a *Authority) discharger() (*discharger.Service, error) {
 	a.attestation.mu.Lock()
 	defer a.attestation.mu.Unlock()
-	k := sealedKey(a.machine, state.PurposeDischarger, 1)
+	k := a.machine.SealedKey(state.PurposeDischarger, 1)
 	if k == nil {
 		return nil, &Error{Code: capability.CodeUnavailable, Detail: "this authority has no discharger"}
 	}
@@ -100,7 +100,7 @@ func (a *Authority) discharger() (*discharger.Service, error) {
 // dischargers are those configured, and the authority's own.
 func (a *Authority) dischargers() []Discharger {
 	all := a.cfg.Dischargers
-	if k := sealedKey(a.machine, state.PurposeDischarger, 1); k != nil && len(k.Public) == len(capability.DischargerPublicKey{}) {
+	if k := a.machine.SealedKey(state.PurposeDischarger, 1); k != nil && len(k.Public) == len(capability.DischargerPublicKey{}) {
 		own := Discharger{Name: OwnDischarger, Location: OwnLocation, PublicKey: capability.DischargerPublicKey(k.Public)}
 		all = append([]Discharger{own}, all...)
 	}

@@ -21,7 +21,7 @@ import (
 
 // CA tells by which fingerprint clients know the cluster.
 func (a *Authority) CA() (*api.CAInfo, error) {
-	k := sealedKey(a.machine, state.PurposeCA, 1)
+	k := a.machine.SealedKey(state.PurposeCA, 1)
 	if k == nil {
 		return nil, serviceError(ErrNotFormed)
 	}
@@ -90,7 +90,7 @@ func (a *Authority) setCA(ctx context.Context, c Call, alter func(k *state.Seale
 			if err != nil {
 				return nil, err
 			}
-			k := sealedKey(a.machine, state.PurposeCA, 1)
+			k := a.machine.SealedKey(state.PurposeCA, 1)
 			if k == nil {
 				return nil, ErrNotFormed
 			}

@@ -109,7 +109,7 @@ func (a *Authority) awaitState(ctx context.Context) error {
 			return fmt.Errorf("%w: node %q", raftstore.ErrRemoved, a.cfg.NodeID)
 		}
 		// The wrap that the state has may still be for the key that the node had.
-		if w := sealedKey(a.machine, state.PurposeWrap+a.cfg.NodeID, 0); a.machine.Cluster().ID != "" && w != nil && bytes.Equal(w.Public, a.peers.recipient) {
+		if w := a.machine.SealedKey(state.PurposeWrap+a.cfg.NodeID, 0); a.machine.Cluster().ID != "" && w != nil && bytes.Equal(w.Public, a.peers.recipient) {
 			return nil
 		}
 		if a.cfg.Bootstrap && a.store.IsLeader() && a.machine.Cluster().ID == "" {

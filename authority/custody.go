@@ -18,7 +18,7 @@ func (a *Authority) reopenClusterKey() (*seal.ClusterKey, uint32, error) {
 		return nil, 0, err
 	}
 	defer identity.Destroy()
-	wrapped := sealedKey(a.machine, state.PurposeWrap+a.cfg.NodeID, 0)
+	wrapped := a.machine.SealedKey(state.PurposeWrap+a.cfg.NodeID, 0)
 	if wrapped == nil {
 		return nil, 0, fmt.Errorf("%w: the cluster's key is not wrapped for a node %q", ErrKeyFile, a.cfg.NodeID)
 	}

@@ -62,16 +62,6 @@ func label(cluster string, k *state.SealedKey) seal.Label {
 	return seal.Label{Cluster: cluster, Incarnation: k.Incarnation, Purpose: k.Purpose, Epoch: k.Epoch}
 }
 
-// sealedKey returns the key of a purpose and epoch, or nil.
-func sealedKey(m *state.Machine, purpose string, epoch uint32) *state.SealedKey {
-	for _, k := range m.SealedKeys(purpose) {
-		if k.Epoch == epoch {
-			return &k
-		}
-	}
-	return nil
-}
-
 // newestKey returns the key of a purpose with the highest epoch, or nil.
 func newestKey(m *state.Machine, purpose string) (newest *state.SealedKey) {
 	for _, k := range m.SealedKeys(purpose) {
@@ -85,7 +75,7 @@ func (r *keyring) secret(purpose string, epoch uint32) (*seal.Secret, error) {
 	name := openedName{purpose, epoch}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := sealedKey(r.machine, purpose, epoch)
+	k := r.machine.SealedKey(purpose, epoch)
 	if k == nil {
 		delete(r.opened, name)
 		return nil, &Error{Code: capability.CodeUnknownKey, Detail: "no such key"}
@@ -109,7 +99,7 @@ func (r *keyring) secret(purpose string, epoch uint32) (*seal.Secret, error) {
 // open opens a key as the state has it now. mu is held.
 func (r *keyring) open(purpose string, epoch uint32) (k *state.SealedKey, plain []byte, err error) {
 	for range followTries {
-		if k = sealedKey(r.machine, purpose, epoch); k == nil {
+		if k = r.machine.SealedKey(purpose, epoch); k == nil {
 			return nil, nil, &Error{Code: capability.CodeUnknownKey, Detail: "no such key"}
 		}
 		if err = r.follow(k.Under); err == nil {
@@ -129,7 +119,7 @@ func (r *keyring) open(purpose string, epoch uint32) (k *state.SealedKey, plain 
 func (r *keyring) issuer() (*issuer, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	k := sealedKey(r.machine, state.PurposeCA, 1)
+	k := r.machine.SealedKey(state.PurposeCA, 1)
 	if k == nil {
 		return nil, errors.New("authority: the cluster has no CA")
 	}
@@ -200,7 +190,7 @@ func (r *keyring) until(audience string, epoch, generation uint32) (until int64,
 		return end == 0 || now < end
 	}
 	if audience == api.AdminAudience {
-		if epoch < state.AdminEpoch || sealedKey(r.machine, state.PurposeAdmin, epoch) == nil {
+		if epoch < state.AdminEpoch || r.machine.SealedKey(state.PurposeAdmin, epoch) == nil {
 			return 0, false
 		}
 	} else if !r.epochVerifies(epoch, within) {

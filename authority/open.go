@@ -471,7 +471,7 @@ func mintRoot(m *minting, key *capability.RootKey, epoch uint32, stamp int64) (*
 // that the node works with.
 func (a *Authority) unseal(identity *seal.Identity) error {
 	cluster := a.machine.Cluster()
-	wrapped := sealedKey(a.machine, state.PurposeWrap+a.cfg.NodeID, 0)
+	wrapped := a.machine.SealedKey(state.PurposeWrap+a.cfg.NodeID, 0)
 	if wrapped == nil {
 		return fmt.Errorf("%w: the cluster's key is not wrapped for a node %q", ErrKeyFile, a.cfg.NodeID)
 	}

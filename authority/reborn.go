@@ -432,7 +432,7 @@ func wrapFor(cluster string, incarnation uint64, under uint32, purpose string, p
 // ends, signed: the one that was given, or of what there is.
 func (r *Rebirth) lastCheckpoint(m *state.Machine, key *seal.ClusterKey) ([]byte, error) {
 	cluster := m.Cluster()
-	k := sealedKey(m, state.PurposeAudit, 1)
+	k := m.SealedKey(state.PurposeAudit, 1)
 	if k == nil {
 		return nil, errors.New("authority: the cluster has no audit key")
 	}

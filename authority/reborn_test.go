@@ -346,7 +346,7 @@ func TestRotateClusterKey(t *testing.T) {
 	var first []byte
 	for n := uint32(1); n <= 5; n++ {
 		if first == nil {
-			first = sealedKey(a.machine, "ca", 1).Sealed
+			first = a.machine.SealedKey("ca", 1).Sealed
 		}
 		got, err := a.RotateClusterKey(t.Context(), Call{Caller: root})
 		if err != nil || got != n {
@@ -358,7 +358,7 @@ func TestRotateClusterKey(t *testing.T) {
 	}
 	cancel()
 	work.Wait()
-	if bytes.Equal(first, sealedKey(a.machine, "ca", 1).Sealed) {
+	if bytes.Equal(first, a.machine.SealedKey("ca", 1).Sealed) {
 		t.Error("nothing was sealed anew")
 	}
 	recovery, err := seal.GenerateIdentity(rand.Reader)

@@ -343,7 +343,7 @@ func TestRecovery(t *testing.T) {
 	}
 	cfg.Recovery = id.Recipient().String()
 	a, _ := openNode(t, cfg)
-	wrapped := sealedKey(a.machine, state.PurposeWrap+"recovery", 0)
+	wrapped := a.machine.SealedKey(state.PurposeWrap+"recovery", 0)
 	if wrapped == nil {
 		t.Fatal("not wrapped for recovery")
 	}
@@ -351,7 +351,7 @@ func TestRecovery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	master := sealedKey(a.machine, state.PurposeMaster, 1)
+	master := a.machine.SealedKey(state.PurposeMaster, 1)
 	if _, err := key.OpenSecret(label(a.machine.Cluster().ID, master), master.Sealed); err != nil {
 		t.Error(err)
 	}

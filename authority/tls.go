@@ -152,7 +152,7 @@ func (a *Authority) TLSConfig() *tls.Config {
 
 // CAFingerprint is the SHA-256 of the cluster CA's certificate (DER).
 func (a *Authority) CAFingerprint() [32]byte {
-	k := sealedKey(a.machine, state.PurposeCA, 1)
+	k := a.machine.SealedKey(state.PurposeCA, 1)
 	if k == nil {
 		return [32]byte{}
 	}

@@ -103,6 +103,16 @@ func (m *Machine) SealedKeys(purpose string) (keys []SealedKey) {
 	return keys
 }
 
+// SealedKey returns the key of a purpose and epoch, or nil.
+func (m *Machine) SealedKey(purpose string, epoch uint32) (key *SealedKey) {
+	m.read(func(mem *memory) {
+		if k, ok := mem.keys[keyName{purpose, epoch}]; ok {
+			key = &k
+		}
+	})
+	return key
+}
+
 // Epochs returns the epochs in order.
 func (m *Machine) Epochs() (epochs []EpochRecord) {
 	m.read(func(mem *memory) { epochs = slices.Clone(mem.epochs) })
