@@ -31,9 +31,7 @@ var fixedRuntime = []struct{ file, old, fixed string }{
 }
 
 // fixedRandom goes into runtime/rand.go: wyrand, as there, but one for all.
-var fixedRandom = [2]string{"// Random number generation\n", `// Random number generation
-
-const chaosOn = true
+var fixedRandom = [2]string{"// globalRand holds the global random state.\n", `const chaosOn = true
 
 var chaosState uint64
 
@@ -43,6 +41,8 @@ func chaosRand() uint64 {
 	hi, lo := math.Mul64(chaosState, chaosState^0xe7037ed1a0b428db)
 	return hi ^ lo
 }
+
+// globalRand holds the global random state.
 `}
 
 // reproducible has a process leave the rest alone that would depend on real time.
