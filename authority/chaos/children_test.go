@@ -95,6 +95,9 @@ func child(ctx context.Context, binary string, seed uint64, faults int, env ...s
 			if bad := json.Unmarshal(text, r); bad != nil {
 				return nil, errors.Join(err, bad)
 			}
+			if err != nil {
+				err = fmt.Errorf("%w: %.8000s", err, out)
+			}
 			return r, err
 		}
 	}

@@ -36,9 +36,9 @@ type tries struct {
 	id   string
 	body []byte
 
-	node    int    // that is being asked
-	silent  uint16 // those that were asked before and have not answered, a bit each
-	answers chan answered
+	node    int           // that is being asked
+	silent  uint16        // those that were asked before and have not answered, a bit each
+	answers chan answered // has room for all of them, since nobody may be waiting any more
 }
 
 type answered struct {
@@ -49,7 +49,7 @@ type answered struct {
 
 func (c *Client) newTries(k call, id string, body []byte) *tries {
 	nodes := len(c.bases)
-	return &tries{c: c, k: k, id: id, body: body, node: int(c.first.Load()) % nodes, answers: make(chan answered, nodes+1)}
+	return &tries{c: c, k: k, id: id, body: body, node: int(c.first.Load()) % nodes, answers: make(chan answered, c.cfg.Attempts)}
 }
 
 // spare reports whether there is a node that is neither silent nor being asked.

@@ -1,10 +1,12 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
@@ -101,4 +103,38 @@ func TestDecisiveAnswerElsewhere(t *testing.T) {
 	if _, err := c.Status(t.Context()); !errors.Is(err, capability.CodeActionDenied) {
 		t.Errorf("error %v", err)
 	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestNobodyIsLeftBehind: nodes that are silent are asked again where no other is
+// left, and every one of these attempts ends. A bubble does not end before.
+func TestNobodyIsLeftBehind(t *testing.T) {
+	pin := newPKI(t).pin()
+	synctest.Test(t, func(t *testing.T) {
+		c := testClient(t, Config{Addrs: []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, CAFingerprint: pin, Timeout: time.Hour})
+		var asked [2]atomic.Int64
+		transport := roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Port() == "3" {
+				asked[0].Add(1)
+				return nil, errors.New("refused")
+			}
+			asked[1].Add(1)
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		for i := range c.lanes {
+			c.lanes[i].Transport = transport
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := c.Status(ctx); err == nil { //DBG
+			t.Error("answered by nobody")
+		}
+		if asked[0].Load() == 0 || asked[1].Load() < 3 {
+			t.Errorf("asked %d and %d times", asked[0].Load(), asked[1].Load())
+		}
+	})
 }
