@@ -2,6 +2,8 @@ package raftstore
 
 import (
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
@@ -234,4 +236,95 @@ func BenchmarkAppendAfterTruncation(b *testing.B) {
 			}
 		})
 	}
+}
+
+// registry is a state of records like a token registry's: 400 bytes, half of
+// which repeat from record to record and half of which are random.
+type registry struct {
+	nothing
+	records [][]byte
+}
+
+func newRegistry(n int) *registry {
+	random := rand.NewChaCha8([32]byte{})
+	m := &registry{records: make([][]byte, n)}
+	for i := range m.records {
+		m.records[i] = fmt.Appendf(nil, "%-200s", fmt.Sprintf(
+			"token %012d audience payments.example.com subject agent-%05d purpose reconcile invoices of the month "+
+				"context env is prod max-calls %d action read resource invoices/2026/%04d", i, i%9973, i%100, i%1201))
+		m.records[i] = append(m.records[i], make([]byte, 200)...)
+		random.Read(m.records[i][200:])
+	}
+	return m
+}
+
+func (m *registry) Snapshot() (Snapshot, error) { return registrySnapshot{m}, nil }
+
+type registrySnapshot struct{ m *registry }
+
+func (s registrySnapshot) Persist(w io.Writer) error {
+	for _, record := range s.m.records {
+		if _, err := w.Write(record); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s registrySnapshot) Release() {}
+
+func (m *registry) Restore(r io.Reader) error {
+	buf := make([]byte, 400)
+	for {
+		if _, err := io.ReadFull(r, buf); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// BenchmarkSnapshot writes a state of 100,000 records to a snapshot, and reads it
+// back: its checksum first, as at a start.
+func BenchmarkSnapshot(b *testing.B) {
+	m := newRegistry(100_000)
+	snaps, err := openSnapshots(b.TempDir(), func(err error) { b.Error(err) })
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := newFSM(m, &failure{}, "n1", func() {})
+	write := func() raft.SnapshotSink {
+		sink, err := snaps.Create(1, 1, 1, raft.Configuration{}, 1, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := (&fsmSnapshot{f, registrySnapshot{m}}).Persist(sink); err != nil {
+			b.Fatal(err)
+		}
+		if err := sink.Close(); err != nil {
+			b.Fatal(err)
+		}
+		return sink
+	}
+	b.Run("do=write", func(b *testing.B) {
+		b.SetBytes(int64(len(m.records)) * 400)
+		for b.Loop() {
+			write()
+		}
+		b.ReportMetric(float64(snaps.metas[0].Size)/float64(len(m.records)), "disk-B/record")
+	})
+	b.Run("do=read", func(b *testing.B) {
+		id := write().ID()
+		b.SetBytes(int64(len(m.records)) * 400)
+		for b.Loop() {
+			_, r, err := snaps.Open(id)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := f.Restore(r); err != nil {
+				b.Fatal(err)
+			}
+			r.Close()
+		}
+	})
 }

@@ -57,6 +57,8 @@ const (
 	DefaultLeaderLease       = 100 * time.Millisecond
 	DefaultSnapshotThreshold = 16384
 	DefaultTrailingLogs      = 10240
+	DefaultSnapshotBytes     = 64 << 20
+	DefaultTrailingBytes     = 64 << 20
 	DefaultSnapshotInterval  = 30 * time.Second
 	DefaultDiskStall         = 5 * time.Second
 	DefaultMaxCommand        = 1 << 20
@@ -97,10 +99,17 @@ type Config struct {
 	HeartbeatTimeout, ElectionTimeout, LeaderLeaseTimeout time.Duration
 
 	// A snapshot is taken when, at a check every SnapshotInterval (to twice
-	// that), SnapshotThreshold entries came since the last. TrailingLogs
-	// entries stay behind for followers that are a little late.
-	SnapshotThreshold, TrailingLogs uint64
-	SnapshotInterval                time.Duration
+	// that), SnapshotThreshold entries came since the last, and at once when
+	// SnapshotBytes of them did.
+	SnapshotThreshold, SnapshotBytes uint64
+	SnapshotInterval                 time.Duration
+
+	// What stays in the log behind a snapshot, for followers that are a little
+	// late, is at most TrailingLogs entries and at most TrailingBytes of them,
+	// but always the last. A follower that is further behind gets the snapshot:
+	// beyond some size that is less to send, and the log would otherwise take
+	// as many bytes as its entries happen to have.
+	TrailingLogs, TrailingBytes uint64
 
 	// DiskStall is how long one write to raft.db may take.
 	DiskStall time.Duration
@@ -138,6 +147,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	setDefault(&cfg.LeaderLeaseTimeout, cfg.HeartbeatTimeout/2)
 	setDefault(&cfg.SnapshotThreshold, DefaultSnapshotThreshold)
 	setDefault(&cfg.TrailingLogs, DefaultTrailingLogs)
+	setDefault(&cfg.SnapshotBytes, DefaultSnapshotBytes)
+	setDefault(&cfg.TrailingBytes, DefaultTrailingBytes)
 	setDefault(&cfg.SnapshotInterval, DefaultSnapshotInterval)
 	setDefault(&cfg.DiskStall, DefaultDiskStall)
 	setDefault(&cfg.MaxCommand, DefaultMaxCommand)

@@ -33,6 +33,10 @@
 // nothing is ever truncated on suspicion. Repair means to remove the node from
 // the cluster and let it join again under a new id.
 //
+// What it takes is bounded: raft.db by [Config.SnapshotBytes] and TrailingBytes
+// together and what comes while a snapshot is written, snapshots/ by one
+// snapshot, or two while the next is written. They hold the state compressed.
+//
 // The state machine is not on this list. It may keep its state where it likes,
 // without syncing, because everything it holds can be rebuilt from the newest
 // snapshot and the log.

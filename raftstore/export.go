@@ -27,7 +27,7 @@ type Server struct {
 type SnapshotMeta struct {
 	Index, Term uint64 // of the last entry in it
 	Servers     []Server
-	Size        int64 // bytes of state
+	Size        int64 // bytes of state, compressed as they are
 	SHA256      [sha256.Size]byte
 }
 
@@ -65,8 +65,8 @@ func configuration(servers []Server) (raft.Configuration, error) {
 
 // Export writes a snapshot of everything applied here, and checks it on the way.
 // The node goes on meanwhile. What was acknowledged elsewhere may be missing
-// unless ReadIndex came first. The state is written as the state machine
-// persisted it: seal what must not be readable. Errors: ErrNothingNew when
+// unless ReadIndex came first. The state is what the state machine persisted,
+// compressed: seal what must not be readable. Errors: ErrNothingNew when
 // nothing was ever applied, ErrDiskFull, ErrCorrupt, and those of w.
 func (s *Store) Export(ctx context.Context, w io.Writer) (SnapshotMeta, error) {
 	if err := s.Snapshot(ctx); err != nil && !errors.Is(err, ErrNothingNew) {
@@ -248,7 +248,7 @@ func Restore(cfg RestoreConfig, r io.Reader) (_ SnapshotMeta, err error) {
 	defer func() {
 		if err != nil {
 			os.RemoveAll(dir)
-			os.Remove(path + ".new")
+			os.Remove(path + newSuffix)
 		}
 	}()
 	var sink raft.SnapshotSink
@@ -280,7 +280,7 @@ func Restore(cfg RestoreConfig, r io.Reader) (_ SnapshotMeta, err error) {
 
 // createLog makes the log of a node that begins with a snapshot.
 func createLog(path string, term uint64) error {
-	b, err := openLog(path + ".new")
+	b, err := openLog(path + newSuffix)
 	if err != nil {
 		return err
 	}
@@ -288,10 +288,7 @@ func createLog(path string, term uint64) error {
 	if err := errors.Join(err, b.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
+	return renameLog(path)
 }
 
 // Recover gives a stopped node's directory another configuration, when the

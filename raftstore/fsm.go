@@ -113,7 +113,7 @@ func (f *fsm) Apply(l *raft.Log) any { return f.ApplyBatch([]*raft.Log{l})[0] }
 // Restore implements raft.FSM.
 func (f *fsm) Restore(r io.ReadCloser) error {
 	defer f.contain("Restore")
-	if err := f.sm.Restore(r); err != nil {
+	if err := decompress(r, f.sm.Restore); err != nil {
 		// Half of one state and half of another is no state to go on from.
 		f.broken(fmt.Errorf("%w: restore: %w", ErrStateMachine, err))
 	}
@@ -142,7 +142,7 @@ type fsmSnapshot struct {
 // Persist implements raft.FSMSnapshot. Raft closes the sink.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 	defer s.fsm.contain("Persist")
-	return s.snap.Persist(sink)
+	return compress(sink, s.snap.Persist)
 }
 
 // Release implements raft.FSMSnapshot.

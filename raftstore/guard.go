@@ -112,6 +112,10 @@ type guard struct {
 	restoreTo uint64        // what GetCommitIndex answers at most
 	closing   chan struct{} // closed to end what waits for space
 
+	every  uint64        // after how many bytes of appends to say so
+	grown  chan struct{} // gets it
+	unsaid uint64        // bytes appended since; belongs to Raft's goroutine
+
 	full      atomic.Bool // the last append found no space
 	truncated atomic.Bool // Raft's idea of the log's end is ahead of it
 }
@@ -178,8 +182,24 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 		if g.full.Swap(false) {
 			g.logger.Info("there is space again")
 		}
+		g.appended(logs)
 	}
 	return err
+}
+
+// appended says now and then that the log has grown.
+func (g *guard) appended(logs []*raft.Log) {
+	for _, l := range logs {
+		g.unsaid += uint64(recordSize(l))
+	}
+	if g.unsaid < g.every {
+		return
+	}
+	g.unsaid = 0
+	select {
+	case g.grown <- struct{}{}:
+	default:
+	}
 }
 
 func (g *guard) DeleteRange(lo, hi uint64) error {

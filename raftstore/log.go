@@ -442,6 +442,7 @@ func readCommit(tx *bbolt.Tx) (uint64, error) {
 type contents struct {
 	first, last uint64
 	configs     []uint64 // indexes of configuration entries
+	bytes       uint64   // that the entries take
 }
 
 // inspect reads all of a file, read-only, and returns ErrCorrupt where anything
@@ -486,6 +487,7 @@ func inspect(path string) (c contents, err error) {
 				return &Corruption{path, fmt.Sprintf("log entry %d follows %d", index, c.last)}
 			}
 			c.last = index
+			c.bytes += uint64(len(k) + len(v))
 			if err := checkRecord(index, v); err != nil {
 				return fmt.Errorf("log entry %d: %w", index, err)
 			}

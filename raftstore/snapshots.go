@@ -22,23 +22,29 @@ import (
 // A snapshot is one file, mode 0600, named after index and term:
 //
 //	0  "writsnap", 8 bytes
-//	8  version (1), 4 bytes, big-endian
+//	8  version (2), 4 bytes, big-endian
 //	12 length of the description, 4 bytes, big-endian
 //	16 description: a snapshotInfo as JSON
-//	…  the state
+//	…  the state, as compress writes it
 //	-32 SHA-256 of all of the above
 //
 // It appears under its name complete and synced, or not at all. Unlike the
 // library's own store it covers the description by the checksum, and a damaged
 // snapshot stops a node instead of being passed over.
+//
+// One is kept. A second, older one would never be read: if the newest is
+// damaged, or the state machine refuses it, the node stops. A leader that is
+// just opening one when the next takes its place finds it gone and begins again
+// with that; whoever has it open can read it to its end.
+//
+// Version 1, in which the state was not compressed, was never released.
 const (
 	snapshotMagic   = "writsnap"
-	snapshotVersion = 1
+	snapshotVersion = 2
 	snapshotHeader  = 16
 	snapshotSuffix  = ".snap"
 	snapshotTemp    = ".tmp"
 	maxSnapshotInfo = 1 << 20 // bytes
-	retainSnapshots = 2
 )
 
 type snapshotInfo struct {
@@ -50,13 +56,15 @@ type snapshotInfo struct {
 
 // snapshots implements raft.SnapshotStore.
 type snapshots struct {
-	dir    string
-	fatal  func(error) // for a failed sync
-	faults Faults      // nil but in tests
+	dir     string
+	fatal   func(error)     // for a failed sync
+	faults  Faults          // nil but in tests
+	closing <-chan struct{} // closed to end what is being written; nil for never
 
 	mu    sync.Mutex
 	metas []*raft.SnapshotMeta // newest first
 	err   error                // the last failure to write, since Raft only passes on its text
+	taken func(index uint64)   // called when one is complete; nil for nothing to do
 }
 
 // failed records err, if it is one, and returns it.
@@ -168,8 +176,8 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 	return list, nil
 }
 
-// Open checks a snapshot and returns its state. Damage is fatal: it was whole
-// when the node started.
+// Open checks a snapshot and returns its state, compressed. Damage is fatal: it
+// was whole when the node started.
 func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	meta, r, err := openSnapshot(filepath.Join(s.dir, filepath.Base(id)+snapshotSuffix))
 	if errors.Is(err, ErrCorrupt) {
@@ -215,11 +223,11 @@ func openSnapshot(path string) (_ *raft.SnapshotMeta, _ io.ReadCloser, err error
 		return nil, nil, err
 	}
 	n := int64(binary.BigEndian.Uint32(head[12:]))
-	switch {
+	switch version := binary.BigEndian.Uint32(head[8:]); {
 	case string(head[:8]) != snapshotMagic:
 		return nil, nil, bad("not a snapshot")
-	case binary.BigEndian.Uint32(head[8:]) != snapshotVersion:
-		return nil, nil, bad("unknown snapshot version")
+	case version != snapshotVersion:
+		return nil, nil, bad("unknown snapshot version %d", version)
 	case n > maxSnapshotInfo || n > covered-snapshotHeader:
 		return nil, nil, bad("description too long")
 	}
@@ -247,7 +255,7 @@ func openSnapshot(path string) (_ *raft.SnapshotMeta, _ io.ReadCloser, err error
 	return meta, &snapshotState{bufio.NewReaderSize(io.LimitReader(f, size), 64<<10), f, meta}, nil
 }
 
-// snapshotState is the state in a snapshot, being read.
+// snapshotState is the state in a snapshot, compressed, being read.
 type snapshotState struct {
 	io.Reader
 	io.Closer
@@ -280,7 +288,13 @@ type snapshotSink struct {
 
 func (k *snapshotSink) ID() string { return k.meta.ID }
 
+// Write fails once the Store is being closed, which waits for it.
 func (k *snapshotSink) Write(b []byte) (int, error) {
+	select {
+	case <-k.store.closing:
+		return 0, errStopped
+	default:
+	}
 	n, err := k.w.Write(b)
 	k.meta.Size += int64(n)
 	return n, k.store.failed(err)
@@ -295,7 +309,7 @@ func (k *snapshotSink) Cancel() error {
 	return errors.Join(k.f.Close(), os.Remove(k.f.Name()))
 }
 
-// Close completes the snapshot and removes those that are too many.
+// Close completes the snapshot and removes the ones before it.
 func (k *snapshotSink) Close() error {
 	if k.done {
 		return nil
@@ -323,7 +337,11 @@ func (k *snapshotSink) Close() error {
 		k.store.fatal(fmt.Errorf("raftstore: %s: sync failed: %w", k.store.dir, err))
 		return err
 	}
-	return k.store.add(k.meta)
+	taken, err := k.store.add(k.meta)
+	if taken != nil {
+		taken(k.meta.Index)
+	}
+	return err
 }
 
 func (k *snapshotSink) sync() error {
@@ -333,19 +351,27 @@ func (k *snapshotSink) sync() error {
 	return k.f.Sync()
 }
 
-// add takes in a completed snapshot and removes those beyond retainSnapshots.
-func (s *snapshots) add(meta *raft.SnapshotMeta) error {
+// add takes in a completed snapshot and removes the ones before it. A newer one
+// stays: it is there when a leader sends a node an older one than its own. It
+// returns what is to be called then.
+func (s *snapshots) add(meta *raft.SnapshotMeta) (taken func(index uint64), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.metas = slices.DeleteFunc(s.metas, func(m *raft.SnapshotMeta) bool { return m.ID == meta.ID })
 	s.metas = append(s.metas, meta)
 	s.sort()
-	for len(s.metas) > retainSnapshots {
-		oldest := s.metas[len(s.metas)-1]
+	for oldest := s.metas[len(s.metas)-1]; oldest != meta; oldest = s.metas[len(s.metas)-1] {
 		if err := os.Remove(filepath.Join(s.dir, oldest.ID+snapshotSuffix)); err != nil {
-			return err
+			return nil, err
 		}
 		s.metas = s.metas[:len(s.metas)-1]
 	}
-	return nil
+	return s.taken, nil
+}
+
+// whenTaken has taken called, with a snapshot's index, whenever one is complete.
+func (s *snapshots) whenTaken(taken func(index uint64)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = taken
 }

@@ -34,6 +34,7 @@ type Store struct {
 
 	slots     chan struct{} // one element for each proposal under way
 	changing  chan struct{} // one element while the configuration is being changed
+	watched   chan struct{} // closed when watchLog has ended
 	closing   chan struct{} // closed first thing in Close
 	closeOnce sync.Once
 	closeErr  error
@@ -90,6 +91,8 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 		return nil, err
 	}
 	wrapped.raft.Store(s.raft)
+	s.snaps.whenTaken(s.trail)
+	go s.watchLog()
 	go s.watchLeadership(notify)
 	go s.watchReign()
 	s.serve()
@@ -105,6 +108,7 @@ func newStore(cfg Config) *Store {
 		reign:    newReign(),
 		slots:    make(chan struct{}, maxInFlight),
 		changing: make(chan struct{}, 1),
+		watched:  make(chan struct{}),
 		closing:  make(chan struct{}),
 	}
 }
@@ -120,6 +124,9 @@ func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
 		return err
 	}
 	path := filepath.Join(s.cfg.Dir, "raft.db")
+	if err := os.Remove(path + newSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	if err := s.create(path, trans); err != nil {
 		return err
 	}
@@ -134,6 +141,10 @@ func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
 	case smApplied > max(found.last, snapIndex):
 		return &Corruption{path, fmt.Sprintf("the log ends at %d, and the state machine is at %d", max(found.last, snapIndex), smApplied)}
 	}
+	s.snaps.closing = s.closing
+	if err := s.shorten(path, found); err != nil {
+		return err
+	}
 	if s.log, err = openLog(path); err != nil {
 		return err
 	}
@@ -147,6 +158,7 @@ func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
 	s.guard = &guard{
 		logs: s.log, stable: s.log, fail: s.fail, stall: s.cfg.DiskStall, logger: s.cfg.Logger,
 		restoreTo: snapIndex + 64*maxAppendEntries, closing: s.closing,
+		every: max(1, s.cfg.SnapshotBytes/8), grown: make(chan struct{}, 1),
 	}
 	for _, index := range found.configs {
 		if index > snapIndex {
@@ -179,11 +191,7 @@ func (s *Store) create(path string, trans raft.Transport) error {
 	if !s.cfg.Bootstrap && !s.cfg.Join {
 		return fmt.Errorf("%w: %s", ErrEmptyDir, s.cfg.Dir)
 	}
-	temp := path + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	b, err := openLog(temp)
+	b, err := openLog(path + newSuffix)
 	if err != nil {
 		return err
 	}
@@ -195,10 +203,7 @@ func (s *Store) create(path string, trans raft.Transport) error {
 	if err := errors.Join(err, b.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	return syncDir(s.cfg.Dir)
+	return renameLog(path)
 }
 
 // startRaft restores the state machine and starts Raft.
@@ -304,9 +309,9 @@ func (s *Store) closedError() error {
 }
 
 // Snapshot has the state machine written to a snapshot now, and the log before
-// it dropped but for Config.TrailingLogs entries. It returns ErrNothingNew when
-// nothing was applied since the last, and ErrDiskFull when it found no space. If
-// the context ends, the snapshot goes on.
+// it dropped but for what Config.TrailingLogs and TrailingBytes leave. It returns
+// ErrNothingNew when nothing was applied since the last, and ErrDiskFull when it
+// found no space. If the context ends, the snapshot goes on.
 func (s *Store) Snapshot(ctx context.Context) error {
 	select {
 	case <-s.closing:
@@ -371,6 +376,7 @@ drain:
 	go func() { stopped <- s.raft.Shutdown().Error() }()
 	select {
 	case err := <-stopped:
+		<-s.watched // it reads the log
 		return errors.Join(err, s.log.Close(), s.lock.Close())
 	case <-time.After(s.cfg.DiskStall):
 		// Something is stuck in the kernel or in the state machine, and may
