@@ -80,6 +80,10 @@ func flip(s *sim, ctx context.Context, n *node, r *rand.Rand) (func() error, []s
 			if strings.Contains(what, "meta page") {
 				s.violated("%s started with a damaged meta page", n.name)
 			}
+			if _, err := auditRecords(ctx, n.running()); err != nil {
+				s.event("%s: its audit log: %v", n.name, err) // which is not read to start
+				return s.replace(ctx, n)
+			}
 			return nil
 		}
 		if strings.Contains(what, "raft") && !errors.Is(err, raftstore.ErrCorrupt) {

@@ -399,19 +399,26 @@ func (s *sim) compare(ctx context.Context) error {
 			s.add1(check.Record{Op: check.OpNode, Client: n.name, Name: name, Seen: seen[name]})
 		}
 		r := check.Record{Op: check.OpNode, Client: n.name}
-		for {
-			page, err := a.AuditRecords(ctx, int64(len(r.Audit)), 1000)
-			if err != nil {
-				return fmt.Errorf("audit log of %s: %w", n.name, err)
-			}
-			r.Audit = append(r.Audit, page.Records...)
-			if int64(len(r.Audit)) >= page.Size || len(page.Records) == 0 {
-				break
-			}
+		if r.Audit, err = auditRecords(ctx, a); err != nil {
+			return fmt.Errorf("audit log of %s: %w", n.name, err)
 		}
 		s.add1(r)
 	}
 	return nil
+}
+
+// auditRecords reads the whole audit log of a node.
+func auditRecords(ctx context.Context, a *authority.Authority) (records [][]byte, err error) {
+	for {
+		page, err := a.AuditRecords(ctx, int64(len(records)), 1000)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, page.Records...)
+		if int64(len(records)) >= page.Size || len(page.Records) == 0 {
+			return records, nil
+		}
+	}
 }
 
 // everything is what a node has of all tokens, by name; of those that it has not,
