@@ -78,7 +78,9 @@ func TestNoStaleReadThroughASlowReplyPath(t *testing.T) {
 				}
 			}()
 		}
-		<-began
+		for range 4 { // as many as are asked for below
+			<-began
+		}
 		// Nothing gets to the peers any more, but what they answered still comes.
 		m.deafen(leader.id, true)
 		others := m.others(leader.id)
