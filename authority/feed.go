@@ -181,8 +181,12 @@ func (a *Authority) stream(ctx context.Context, f *feed) error {
 	tick := time.NewTicker(checkpointEvery)
 	defer tick.Stop()
 	var buf []state.Event
+	waits := a.machine.News // a node issues far more often than it revokes
+	if f.request.Registered {
+		waits = a.machine.Changed
+	}
 	for {
-		changed := a.machine.Changed()
+		changed := waits()
 		if err := a.recheck(f); err != nil {
 			return err
 		}

@@ -3,11 +3,14 @@ package authority
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/writ-dev/writ/authority/state"
 )
@@ -67,12 +70,23 @@ func TestSnapshotOfALaterVersionStopsTheNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := bytes.Index(before, []byte("writ state snapshot "))
-	if at < 0 {
-		t.Fatal("no state in the snapshot")
+	// Behind raftstore's header and description the state is one frame of zstd.
+	head := 16 + int(binary.BigEndian.Uint32(before[12:]))
+	plain, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	later := bytes.Clone(before[:len(before)-sha256.Size])
-	later[at+len("writ state snapshot ")] = '9'
+	defer plain.Close()
+	snapshot, err := plain.DecodeAll(before[head:len(before)-sha256.Size], nil)
+	if err != nil || !bytes.HasPrefix(snapshot, []byte("writ state snapshot ")) {
+		t.Fatalf("no state in the snapshot: %v", err)
+	}
+	snapshot[len("writ state snapshot ")] = '9'
+	frame, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := frame.EncodeAll(snapshot, bytes.Clone(before[:head]))
 	sum := sha256.Sum256(later)
 	if err := os.WriteFile(paths[0], append(later, sum[:]...), 0o600); err != nil {
 		t.Fatal(err)

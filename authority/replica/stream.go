@@ -15,10 +15,14 @@ import (
 )
 
 const (
-	pingsPerBound = 8  // a replica pings this often within its bound
-	warmPings     = 4  // the second stream: every so many, while the first keeps it fresh
+	pingsPerBound = 4  // a replica pings this often within its bound
+	warmPings     = 2  // the second stream: every so many, while the first keeps it fresh
 	maxPending    = 64 // pings of one stream that wait for their answer
+	maxPinging    = 2  // requests for a pong under way: one more where one is slow
 	maxBackoff    = time.Second
+	// steady is how long a stream lasts that has not failed again: of many replicas
+	// that an overloaded node cuts off, none comes back at once time after time.
+	steady = 10 * time.Second
 	// firstBound judges a stream before a node has named the cluster's bound.
 	firstBound = 5 * time.Second
 )
@@ -80,7 +84,7 @@ type stream struct {
 	mu      sync.Mutex
 	nonce   uint64
 	waiting map[uint64]ping // guarded by mu
-	pulse   int64           // when the last answered ping was sent, or the stream opened; guarded by mu
+	pulse   int64           // when the last pong came, or the stream opened; guarded by mu
 }
 
 // ping is one that waits for its answer.
@@ -109,11 +113,12 @@ func (r *Replica) runStream(slot int) {
 	}
 	node, failures := slot, 0
 	for r.ctx.Err() == nil {
+		begun := r.clock()
 		live, err := r.followOnce(slot, node)
 		if r.ctx.Err() != nil {
 			return
 		}
-		if live {
+		if live && r.clock()-begun > int64(steady) {
 			failures = 0
 		}
 		r.log.Warn("feed ended", "stream", slot, "node", r.nodeName(node), "error", err)
@@ -410,7 +415,7 @@ func (s *stream) pong(e *api.FeedEvent) error {
 	p, ok := s.waiting[e.Pong.Nonce]
 	delete(s.waiting, e.Pong.Nonce)
 	if ok {
-		s.pulse = max(s.pulse, p.sent)
+		s.pulse = r.clock() // a node that answers late is not helped by being asked to begin anew
 	}
 	s.mu.Unlock()
 	if !ok {
@@ -439,7 +444,7 @@ func (s *stream) pings(ctx context.Context) {
 	if _, err := io.ReadFull(s.r.cfg.Rand, b[:]); err == nil {
 		s.nonce = binary.BigEndian.Uint64(b[:]) >> 1
 	}
-	slots := make(chan struct{}, 4) // requests under way
+	slots := make(chan struct{}, maxPinging)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for n := 0; ; n++ {

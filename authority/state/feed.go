@@ -26,11 +26,15 @@ type events struct {
 	next, n int    // where the next goes, and how many there are
 	floor   uint64 // events at or before are not all here
 	through uint64 // events up to here are
+	news    uint64 // counts those that are more than that a token was issued
 }
 
 func newEvents(size int) events { return events{ring: make([]Event, size)} }
 
 func (e *events) add(ev Event) {
+	if ev.Revoke != nil || ev.Keys {
+		e.news++
+	}
 	if e.n == len(e.ring) {
 		e.floor = e.at(0).Index
 	} else {
@@ -90,3 +94,17 @@ func (m *Machine) Changed() <-chan struct{} {
 	defer m.mu.RUnlock()
 	return m.changed
 }
+
+// News is Changed for whoever need not know of tokens that were issued, which is
+// most of what is applied: its channel is closed when there is a revocation, a
+// change of keys or another incarnation.
+func (m *Machine) News() <-chan struct{} {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.news
+}
+
+// told is what News tells of.
+type told struct{ events, incarnation uint64 }
+
+func (m *Machine) told() told { return told{m.mem.events.news, m.mem.meta.Incarnation} }

@@ -66,6 +66,7 @@ type Machine struct {
 	mu      sync.RWMutex
 	mem     *memory       // guarded by mu
 	changed chan struct{} // guarded by mu; closed and replaced after a batch
+	news    chan struct{} // the same, after one with news
 }
 
 // memory is the index over the state file. The applying goroutine alone
@@ -106,7 +107,7 @@ func Open(cfg Config) (*Machine, error) {
 		return nil, err
 	}
 	set := revocation.New()
-	m := &Machine{cfg: cfg, set: set, mem: newMemory(cfg.Events, set), changed: make(chan struct{})}
+	m := &Machine{cfg: cfg, set: set, mem: newMemory(cfg.Events, set), changed: make(chan struct{}), news: make(chan struct{})}
 	m.db.Store(db)
 	return m, nil
 }
@@ -143,10 +144,11 @@ func (m *Machine) Apply(batch []raftstore.Entry) []any {
 	tx, err := m.db.Load().Begin(true)
 	check(err)
 	defer tx.Rollback()
+	before := m.told()
 	m.applyBatch(tx, batch, results)
 	check(tx.Commit())
 	m.applied.Store(batch[len(batch)-1].Index)
-	m.announce()
+	m.announce(m.told() != before)
 	return results
 }
 
@@ -164,12 +166,16 @@ func (m *Machine) applyBatch(tx *bolt.Tx, batch []raftstore.Entry, results []any
 	check(tx.Bucket(bucketMeta).Put(keyMeta, encoded(&a.meta)))
 }
 
-// announce wakes whoever waits for a change.
-func (m *Machine) announce() {
+// announce wakes whoever waits for a change, or for news.
+func (m *Machine) announce(news bool) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	close(m.changed)
 	m.changed = make(chan struct{})
-	m.mu.Unlock()
+	if news {
+		close(m.news)
+		m.news = make(chan struct{})
+	}
 }
 
 func (a *applier) entry(e raftstore.Entry) []Result {

@@ -127,7 +127,7 @@ func (m *Machine) Restore(r io.Reader) (err error) {
 	m.db.Store(db)
 	m.applied.Store(mem.meta.Applied)
 	m.mu.Unlock()
-	m.announce()
+	m.announce(true)
 	return old.Close()
 }
 
