@@ -20,9 +20,6 @@ const (
 	maxPending    = 64 // pings of one stream that wait for their answer
 	maxPinging    = 2  // requests for a pong under way: one more where one is slow
 	maxBackoff    = time.Second
-	// steady is how long a stream lasts that has not failed again: of many replicas
-	// that an overloaded node cuts off, none comes back at once time after time.
-	steady = 10 * time.Second
 	// firstBound judges a stream before a node has named the cluster's bound.
 	firstBound = 5 * time.Second
 )
@@ -113,12 +110,11 @@ func (r *Replica) runStream(slot int) {
 	}
 	node, failures := slot, 0
 	for r.ctx.Err() == nil {
-		begun := r.clock()
 		live, err := r.followOnce(slot, node)
 		if r.ctx.Err() != nil {
 			return
 		}
-		if live && r.clock()-begun > int64(steady) {
+		if live {
 			failures = 0
 		}
 		r.log.Warn("feed ended", "stream", slot, "node", r.nodeName(node), "error", err)
@@ -208,11 +204,15 @@ func because(ctx context.Context, err error) error {
 // errSilent ends a stream whose pings go unanswered.
 var errSilent = errors.New("the stream has answered no ping within the bound")
 
+// errTogether ends the second stream where both have come to one node.
+var errTogether = errors.New("both streams are at one node")
+
 // watch cuts a stream that has answered nothing for longer than the bound: one
 // that cannot be opened, one that is cut off, one whose node has lost its
-// quorum.
+// quorum. And it cuts one that could go elsewhere, should it be at the node of the
+// other for a while: if that freezes, there would be none until the bound is past.
 func (s *stream) watch(ctx context.Context, cancel context.CancelCauseFunc) {
-	for {
+	for together := false; ; {
 		bound := time.Duration(s.r.bound.Load())
 		if bound == 0 {
 			bound = firstBound
@@ -231,7 +231,21 @@ func (s *stream) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 			cancel(errSilent)
 			return
 		}
+		was := together
+		if together = s.r.together(); together && was && s.slot == 1 {
+			cancel(errTogether)
+			return
+		}
 	}
+}
+
+// together reports whether both streams are well, and at one node of several.
+func (r *Replica) together() bool {
+	n := len(r.client.Addrs())
+	f := &r.feed
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return n > 1 && f.live == 2 && f.nodes[0]%n == f.nodes[1]%n
 }
 
 // leave undoes what the stream has left in the shared state.

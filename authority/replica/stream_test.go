@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
@@ -446,5 +448,44 @@ func BenchmarkClock(b *testing.B) {
 	c := newBootClock(readBootTime)
 	for b.Loop() {
 		c.now()
+	}
+}
+
+// TestStreamsKeepApart: the second of two streams at one node goes elsewhere, if
+// there is an elsewhere and both are well; the first stays.
+func TestStreamsKeepApart(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		addrs []string
+		nodes [2]int
+		slot  int
+		live  int
+		cut   bool
+	}{
+		{"both at one of two", []string{"a:1", "b:1"}, [2]int{0, 2}, 1, 2, true},
+		{"the first", []string{"a:1", "b:1"}, [2]int{0, 2}, 0, 2, false},
+		{"apart", []string{"a:1", "b:1"}, [2]int{0, 1}, 1, 2, false},
+		{"there is one node", []string{"a:1"}, [2]int{0, 1}, 1, 2, false},
+		{"the other is not well", []string{"a:1", "b:1"}, [2]int{0, 0}, 1, 1, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := newOffline(t)
+			var err error
+			if o.client, err = client.New(client.Config{Addrs: c.addrs, CAFingerprint: strings.Repeat("ab", 32), Token: "writ_x"}); err != nil {
+				t.Fatal(err)
+			}
+			defer o.client.Close()
+			o.feed.nodes, o.feed.live = c.nodes, c.live
+			s := o.stream(c.slot, 1)
+			s.pulse = o.clock
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			go s.watch(ctx, cancel)
+			time.Sleep(time.Duration(o.bound.Load()))
+			synctest.Wait()
+			if got := errors.Is(context.Cause(ctx), errTogether); got != c.cut {
+				t.Errorf("%s: cut: %v", c.what, context.Cause(ctx))
+			}
+		})
 	}
 }
