@@ -101,21 +101,15 @@ func (s *Store) readVia(ctx context.Context, rounds *rounds, ask func() (commit,
 	return r.commit, s.WaitApplied(ctx, r.need)
 }
 
-// askLeader has the leader make sure. It outlasts an election that goes well.
+// askLeader has the leader make sure. It outlasts an election that goes well,
+// whoever wins it.
 func (s *Store) askLeader() (commit, need uint64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*s.cfg.HeartbeatTimeout)
 	defer cancel()
 	for {
-		// A leader that cannot be heard will not be the leader for much longer.
-		asking, cancel := context.WithTimeout(ctx, 2*s.cfg.HeartbeatTimeout)
-		answer, err := s.CallLeader(asking, methodRead, nil)
-		cancel()
+		commit, need, err := s.askOnce(ctx)
 		if err == nil {
-			got, err := numbers(answer, 2)
-			if err != nil {
-				return 0, 0, err
-			}
-			return got[0], got[1], nil
+			return commit, need, nil
 		}
 		select {
 		case <-time.After(confirmRetry):
@@ -129,6 +123,25 @@ func (s *Store) askLeader() (commit, need uint64, err error) {
 		}
 		return 0, 0, fmt.Errorf("%w: ask the leader: %w", ErrNotLeader, err)
 	}
+}
+
+// askOnce asks whoever leads now: this node, if the election was its own.
+func (s *Store) askOnce(ctx context.Context) (commit, need uint64, err error) {
+	if s.IsLeader() {
+		return s.makeSure()
+	}
+	// A leader that cannot be heard will not be the leader for much longer.
+	ctx, cancel := context.WithTimeout(ctx, 2*s.cfg.HeartbeatTimeout)
+	defer cancel()
+	answer, err := s.CallLeader(ctx, methodRead, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	got, err := numbers(answer, 2)
+	if err != nil {
+		return 0, 0, err
+	}
+	return got[0], got[1], nil
 }
 
 // readAsLeader is ReadIndex at the leader.

@@ -168,6 +168,12 @@ func TestReadIndex(t *testing.T) {
 	if i, err := s.ReadIndex(testContext(t)); err != nil || i != s.CommitIndex() {
 		t.Fatalf("with Raft's own entries only: %d, %v", i, err)
 	}
+	// One that asked for the leader before it led finds itself.
+	soon, stop := context.WithTimeout(testContext(t), s.cfg.HeartbeatTimeout)
+	defer stop()
+	if i, err := s.readVia(soon, &s.followReads, s.askLeader); err != nil || i != s.CommitIndex() {
+		t.Fatalf("begun before the election: %d, %v", i, err)
+	}
 	propose(t, s, "a")
 	if err := s.raft.Barrier(0).Error(); err != nil { // one more that the state machine never gets
 		t.Fatal(err)

@@ -25,7 +25,7 @@ var planted = []struct {
 	{"freshness dated at receipt", "authority/replica/stream.go", "p, ok := s.waiting[e.Pong.Nonce]",
 		"p, ok := s.waiting[e.Pong.Nonce]; if PLANTED { p.sent = r.clock() }", "after its revocation was acknowledged", []uint64{1, 6, 11}},
 	{"a clock trusted for expiry", "authority/clocks.go", "if c.at == 0 {",
-		"if c.at == 0 || PLANTED {", "VIOLATION", []uint64{4, 9, 14}},
+		"if c.at == 0 || PLANTED {", "VIOLATION", []uint64{19, 24, 29}},
 	{"dedupe off", "authority/state/machine.go", "if earlier != nil || err != nil {",
 		"if PLANTED { earlier, err = nil, nil }; if earlier != nil || err != nil {", "VIOLATION", []uint64{1, 2}},
 	{"quorum check skipped", "authority/fresh.go", "ctx, cancel := context.WithTimeout(ctx, f.bound)",
