@@ -172,11 +172,12 @@ func New(cfg Config) (*Server, error) {
 	s.lanes = newLanes(&cfg.Limits)
 	s.strangers = lane{room: make(chan struct{}, cfg.Limits.Connections), shed: true}
 	s.metrics = newMetrics(s)
-	s.a.HandleForwarded(s.answerForwarded)
 	for _, rt := range routes() {
 		s.mux.Handle(rt.method+" "+rt.pattern, s.serve(rt))
 	}
 	s.mux.HandleFunc(missPattern, s.miss)
+	// Last: from here on other nodes' calls come, and find all of the above.
+	s.a.HandleForwarded(s.answerForwarded)
 	return s, nil
 }
 
