@@ -103,8 +103,15 @@ func Unseal(address string, sealed, context []byte) (secret []byte, err error) {
 }
 
 // sealAuth is what the TPM asks for to unseal: it holds the secret to its context.
+// It has no zero byte, at which go-tpm takes it to end, while the TPM does so only at
+// its end.
 func sealAuth(context []byte) []byte {
 	sum := sha256.Sum256(append([]byte(tagSealAuth), context...))
+	for i, b := range sum {
+		if b == 0 {
+			sum[i] = 1
+		}
+	}
 	return sum[:]
 }
 

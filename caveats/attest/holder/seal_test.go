@@ -3,6 +3,7 @@ package holder_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -32,6 +33,17 @@ func TestSeal(t *testing.T) {
 	sealed, err := holder.Seal(a.Address, secret, context)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Of so many authorization values some would have a zero byte.
+	for i := range 40 {
+		at := fmt.Appendf(nil, "for n%d", i)
+		sealed, err := holder.Seal(a.Address, secret, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := holder.Unseal(a.Address, sealed, at); err != nil || !bytes.Equal(got, secret) {
+			t.Errorf("%s: %v", at, err)
+		}
 	}
 	if bytes.Contains(sealed, secret) {
 		t.Error("the secret is in what was sealed")
