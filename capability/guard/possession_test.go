@@ -3,6 +3,7 @@ package guard_test
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log/slog"
@@ -114,34 +115,48 @@ func TestPossession(t *testing.T) {
 	}
 }
 
+// refusals is the owner's journal, read on with each answer.
+type refusals struct {
+	journal
+	read int
+}
+
+// want demands a 401, and that the owner is told this of it.
+func (r *refusals) want(t *testing.T, name string, resp *http.Response, explained string) {
+	t.Helper()
+	if resp.StatusCode != 401 {
+		t.Errorf("%s: %d", name, resp.StatusCode)
+	}
+	got := r.String()
+	if !strings.Contains(got[r.read:], explained) {
+		t.Errorf("%s: the owner reads %s, not %q", name, got[r.read:], explained)
+	}
+	r.read = len(got)
+}
+
+// noProof is what the owner reads where nothing proves a key that counts.
+const noProof = "no proof of a key that it names"
+
 // What a thief of the token, or of everything that was sent, can do with it.
 func TestPossessionRefusals(t *testing.T) {
-	var logged journal
-	a, ts, _ := possessed(t, pop.Config{}, guard.Logger(logged.logger()))
+	var told refusals
+	a, ts, _ := possessed(t, pop.Config{}, guard.Logger(told.logger()))
 	k := newKey(t, pop.Ed25519)
 	token := a.Token(t, holderOf(t, k.HolderKey()))
 	base := ts.Client().Transport
-	read := 0
 	refused := func(name string, resp *http.Response, explained string) {
 		t.Helper()
-		if resp.StatusCode != 401 {
-			t.Errorf("%s: %d", name, resp.StatusCode)
-		}
-		got := logged.String()
-		if !strings.Contains(got[read:], explained) {
-			t.Errorf("%s: the owner reads %s, not %q", name, got[read:], explained)
-		}
-		read = len(got)
+		told.want(t, name, resp, explained)
 	}
 
 	resp := post(t, ts, &guard.Transport{Token: token, Base: base})
-	refused("a bearer token", resp, "no proof of a key that it names")
+	refused("a bearer token", resp, noProof)
 	challenges := strings.Join(resp.Header.Values("WWW-Authenticate"), "\n")
 	if !strings.Contains(challenges, `DPoP algs="ES256 EdDSA Ed25519"`) || !strings.Contains(challenges, "Bearer ") {
 		t.Errorf("challenges %q", challenges)
 	}
 	resp = post(t, ts, &guard.Transport{Token: token, Base: &pop.Transport{Signer: newKey(t, pop.Ed25519), Base: base}})
-	refused("another key", resp, "no proof of a key that it names")
+	refused("another key", resp, noProof)
 	if challenges := strings.Join(resp.Header.Values("WWW-Authenticate"), "\n"); !strings.Contains(challenges, `DPoP error="invalid_dpop_proof"`) {
 		t.Errorf("challenges %q", challenges)
 	}
@@ -185,6 +200,27 @@ func TestPossessionRefusals(t *testing.T) {
 	}
 	resp.Body.Close()
 	refused("the proof of the wider token", resp, "for another token")
+
+	// A proof counts beside the scheme DPoP alone (RFC 9449 section 7.1), and alone.
+	for _, c := range []struct {
+		name, scheme string
+		proofs       int
+		explained    string
+	}{{"a proof beside the scheme Bearer", "Bearer", 1, noProof}, {"two proofs", "DPoP", 2, "more than one"}} {
+		r.Header = http.Header{"Authorization": {c.scheme + " " + token.Text()}}
+		for range c.proofs {
+			proof, err := k.Prove(t.Context(), pop.Call{Method: "POST", URI: r.URL.String(), Token: token.Text()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Header.Add("DPoP", proof)
+		}
+		if resp, err = base.RoundTrip(r); err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		refused(c.name, resp, c.explained)
+	}
 }
 
 type recorder struct {
@@ -223,31 +259,40 @@ func TestSessionsForbidden(t *testing.T) {
 	}
 }
 
-func TestClientCertificate(t *testing.T) {
-	a, ts, _ := possessed(t, pop.Config{})
-	k := newKey(t, pop.ES256)
+// overTLS is a client of the server with these certificates.
+func overTLS(t *testing.T, ts *httptest.Server, c ...tls.Certificate) http.RoundTripper {
+	t.Helper()
+	base := ts.Client().Transport.(*http.Transport).Clone()
+	base.TLSClientConfig.Certificates = c
+	t.Cleanup(base.CloseIdleConnections)
+	return base
+}
+
+func clientCertificate(t *testing.T, k *pop.Key) tls.Certificate {
+	t.Helper()
 	cert, err := pop.ClientCertificate(k, time.Now(), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	with := func(c ...tls.Certificate) http.RoundTripper {
-		base := ts.Client().Transport.(*http.Transport).Clone()
-		base.TLSClientConfig.Certificates = c
-		t.Cleanup(base.CloseIdleConnections)
-		return base
-	}
-	token := a.Token(t, holderOf(t, pop.CertificateKey(cert.Certificate[0])), "context pop is direct")
-	if resp := post(t, ts, &guard.Transport{Token: token, Base: with(cert)}); resp.StatusCode != 200 {
+	return cert
+}
+
+func TestClientCertificate(t *testing.T) {
+	var told refusals
+	a, ts, _ := possessed(t, pop.Config{}, guard.Logger(told.logger()))
+	k := newKey(t, pop.ES256)
+	cert := clientCertificate(t, k)
+	with := func(c ...tls.Certificate) http.RoundTripper { return overTLS(t, ts, c...) }
+	holder := holderOf(t, pop.CertificateKey(cert.Certificate[0]))
+	direct := a.Token(t, holder, "context pop is direct")
+	if resp := post(t, ts, &guard.Transport{Token: direct, Base: with(cert)}); resp.StatusCode != 200 {
 		t.Errorf("with the certificate: %d", resp.StatusCode)
 	}
-	other, err := pop.ClientCertificate(k, time.Now(), time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, rt := range map[string]http.RoundTripper{"none": with(), "another one of the same key": with(other)} {
-		if resp := post(t, ts, &guard.Transport{Token: token, Base: rt}); resp.StatusCode != 401 && resp.StatusCode != 403 {
-			t.Errorf("%s: %d", name, resp.StatusCode)
-		}
+	token := a.Token(t, holder)
+	for name, rt := range map[string]http.RoundTripper{
+		"none": with(), "another one of the same key": with(clientCertificate(t, k)), "a DPoP proof by the same key": &pop.Transport{Signer: k, Base: with()},
+	} {
+		told.want(t, name, post(t, ts, &guard.Transport{Token: token, Base: rt}), noProof)
 	}
 	// What a proxy, or a thief, says of certificates in a header is nothing.
 	r, err := http.NewRequest("POST", ts.URL+"/files/q3", nil)
@@ -256,21 +301,34 @@ func TestClientCertificate(t *testing.T) {
 	}
 	r.Header.Set("Authorization", "Bearer "+token.Text())
 	r.Header.Set("X-Forwarded-Client-Cert", "Hash="+pop.CertificateKey(cert.Certificate[0]).String())
-	r.Header.Set("Client-Cert", ":AAAA:")
+	r.Header.Set("Client-Cert", ":"+base64.StdEncoding.EncodeToString(cert.Certificate[0])+":") // RFC 9440
 	resp, err := with().RoundTrip(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	if resp.StatusCode == 200 {
-		t.Error("a header proves a certificate")
-	}
+	told.want(t, "a certificate in a header", resp, noProof)
 	// A key that is named twice: either proof will do.
 	both := a.Token(t, holderOf(t, k.HolderKey(), pop.CertificateKey(cert.Certificate[0])))
 	for name, rt := range map[string]http.RoundTripper{"mTLS": with(cert), "DPoP": &pop.Transport{Signer: k, Base: with()}} {
 		if resp := post(t, ts, &guard.Transport{Token: both, Base: rt}); resp.StatusCode != 200 {
 			t.Errorf("either, by %s: %d", name, resp.StatusCode)
 		}
+	}
+}
+
+// A service can have client certificates count for nothing, such as one whose
+// connections are a proxy's.
+func TestCertificatesRefused(t *testing.T) {
+	var told refusals
+	a, ts, _ := possessed(t, pop.Config{RefuseCertificates: true}, guard.Logger(told.logger()))
+	k := newKey(t, pop.ES256)
+	cert := clientCertificate(t, k)
+	token := a.Token(t, holderOf(t, k.HolderKey(), pop.CertificateKey(cert.Certificate[0])))
+	base := overTLS(t, ts, cert)
+	told.want(t, "mTLS", post(t, ts, &guard.Transport{Token: token, Base: base}), noProof)
+	if resp := post(t, ts, &guard.Transport{Token: token, Base: &pop.Transport{Signer: k, Base: base}}); resp.StatusCode != 200 {
+		t.Errorf("DPoP: %d", resp.StatusCode)
 	}
 }
 
