@@ -145,6 +145,7 @@ func (a *Authority) startPeers(ctx context.Context) {
 	a.work.Go(func() { a.watchClock(ctx) })
 	a.work.Go(func() { a.watchMembers(ctx) })
 	a.work.Go(func() { a.keepMembers(ctx) })
+	a.work.Go(func() { a.askAround(ctx) })
 }
 
 // clusterPeers are the active members but one.
@@ -213,6 +214,27 @@ func (a *Authority) keepMembers(ctx context.Context) {
 		a.announce(ctx)
 		if a.store.IsLeader() {
 			a.reconcile(ctx)
+		}
+	}
+}
+
+// askAround calls the other members for as long as this node follows none: if it
+// was removed while it could not be told, they refuse it and say so (see
+// raftstore.TransportConfig.Removed). What they answer otherwise does not matter.
+// A voter that wants to be elected calls them anyway; a replica does not.
+func (a *Authority) askAround(ctx context.Context) {
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if leader, _ := a.store.Leader(); leader == "" {
+			asking, cancel := context.WithTimeout(ctx, sampleWait)
+			a.askHellos(asking, func(string, hello, int64, int64) {})
+			cancel()
 		}
 	}
 }

@@ -156,7 +156,7 @@ func openPeers(cfg Config, identity *seal.Identity, file *nodeFile) (*peers, err
 	}
 	p.transport, err = raftstore.NewTransport(raftstore.TransportConfig{
 		NodeID: cfg.NodeID, Listener: p.cfg.Listener, Advertise: p.cfg.address(), Cluster: file.Cluster,
-		Certificate: p.certificate, Authorize: p.authorize, Address: p.addressOf,
+		Certificate: p.certificate, Authorize: p.authorize, Removed: p.removed, Address: p.addressOf,
 		Profile: p.cfg.Profile, Dial: p.cfg.Dial, Logger: cfg.Logger,
 	})
 	return p, err
@@ -173,8 +173,7 @@ func (p *peers) record() state.MemberRecord {
 // authorize says whose key it is at the other end. Nothing but the key counts:
 // members whose certificates have expired must still find a quorum.
 func (p *peers) authorize(s tls.ConnectionState) (string, error) {
-	leaf := s.PeerCertificates[0]
-	digest := state.Digest(sha256.Sum256(leaf.RawSubjectPublicKeyInfo))
+	leaf, digest := s.PeerCertificates[0], keyShown(s)
 	id, ok := p.holder(digest)
 	if !ok {
 		return "", fmt.Errorf("no member of this cluster has the key %x", digest[:8])
@@ -183,6 +182,17 @@ func (p *peers) authorize(s tls.ConnectionState) (string, error) {
 		p.warn("a peer's certificate is out of date", "node", id, "not_before", leaf.NotBefore, "not_after", leaf.NotAfter)
 	}
 	return id, nil
+}
+
+// keyShown is how members know the key at the other end.
+func keyShown(s tls.ConnectionState) state.Digest {
+	return sha256.Sum256(s.PeerCertificates[0].RawSubjectPublicKeyInfo)
+}
+
+// removed reports whether the key at the other end is of a node that was removed.
+func (p *peers) removed(s tls.ConnectionState) bool {
+	m := p.state()
+	return m != nil && m.RemovedKey(keyShown(s))
 }
 
 // holder returns the member that a key is pinned for.

@@ -15,7 +15,8 @@
 // beside Raft's messages (forwarding to the leader, say). Any node answers
 // [Store.ReadIndex]; only the leader takes proposals. A change that the voters
 // who answer could not carry is refused with [ErrQuorum]. An id is one node's
-// for good: who was removed ends with [ErrRemoved] and does not come back.
+// for good: who was removed ends with [ErrRemoved] and does not come back, also
+// one that was away then, with [TransportConfig.Removed].
 //
 // With the timeouts of [ProfileLAN] a cluster goes on about half a second after
 // its leader died or went dark; Close hands leadership over, in milliseconds.

@@ -367,19 +367,19 @@ func (s *Store) tellRemoved(server raft.Server, configuration uint64) {
 	}
 }
 
-// answerRemoved takes a voter's word that this node was removed: peers are
+// answerRemoved takes a voter's word that this node was removed, of the
+// configuration with an index, or 0 for one that it does not say: peers are
 // authenticated, they say so only once it is committed, and an id never comes
-// back.
+// back. A node that has yet to hear of any configuration takes any peer's.
 func (s *Store) answerRemoved(_ context.Context, from string, request []byte) ([]byte, error) {
-	got, err := numbers(request, 1)
-	if err != nil {
+	if _, err := numbers(request, 1); err != nil {
 		return nil, err
 	}
-	if server, ok := s.server(from); !ok || server.Suffrage != raft.Voter {
+	if server, ok := s.server(from); len(s.servers()) > 0 && (!ok || server.Suffrage != raft.Voter) {
 		return nil, fmt.Errorf("%w: %q is no voter that this node knows", ErrUnknownMember, from)
 	}
 	s.markRemoved()
-	go s.fail.fatal(fmt.Errorf("%w: by configuration %d, says %q", ErrRemoved, got[0], from))
+	go s.fail.fatal(fmt.Errorf("%w: node %q says so", ErrRemoved, from))
 	return nil, nil
 }
 
@@ -397,11 +397,12 @@ func (s *Store) markRemoved() {
 	}
 }
 
-// checkRemoved returns ErrRemoved if this node was.
-func (s *Store) checkRemoved() error {
-	switch _, err := os.Lstat(filepath.Join(s.cfg.Dir, removedName)); {
+// CheckRemoved returns ErrRemoved if the node in a directory knows that it was
+// removed. It opens nothing.
+func CheckRemoved(dir string) error {
+	switch _, err := os.Lstat(filepath.Join(dir, removedName)); {
 	case err == nil:
-		return fmt.Errorf("%w: %s says so", ErrRemoved, filepath.Join(s.cfg.Dir, removedName))
+		return fmt.Errorf("%w: %s says so", ErrRemoved, filepath.Join(dir, removedName))
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	default:

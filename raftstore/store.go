@@ -116,7 +116,7 @@ func newStore(cfg Config) *Store {
 // openDisk checks and opens what is in the directory, or creates it.
 // smApplied is where the state machine says it is.
 func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
-	err := s.checkRemoved()
+	err := CheckRemoved(s.cfg.Dir)
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,11 @@ type TransportConfig struct {
 	// Reauthorize.
 	Authorize func(tls.ConnectionState) (id string, err error)
 
+	// Removed reports whether a key that Authorize refuses is of a node that was
+	// removed. Such a node is told so, once it has proved the key: it could not
+	// learn otherwise why nobody lets it in. Nil never does.
+	Removed func(tls.ConnectionState) bool
+
 	// Address returns where a node is, if it is known to be elsewhere than the
 	// configuration says, or "". Nil is always "".
 	Address func(id string) string
@@ -98,6 +103,9 @@ func (cfg TransportConfig) withDefaults() (TransportConfig, error) {
 	setDefault(&cfg.Advertise, cfg.Listener.Addr().String())
 	if cfg.Address == nil {
 		cfg.Address = func(string) string { return "" }
+	}
+	if cfg.Removed == nil {
+		cfg.Removed = func(tls.ConnectionState) bool { return false }
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = func(ctx context.Context, address string) (net.Conn, error) {
@@ -243,30 +251,52 @@ func (t *Transport) welcome(raw net.Conn) (*peerConn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, t.cfg.DialTimeout)
 	defer cancel()
 	c := &peerConn{t: t, raw: raw, accepted: true}
-	conn := tls.Server(raw, t.tlsConfig(&c.id, t.protocol(protoRaft), t.protocol(protoCall)))
+	cfg := t.tlsConfig(&c.id, t.protocol(protoRaft), t.protocol(protoCall))
+	authorized, removed := cfg.VerifyConnection, false
+	cfg.VerifyConnection = func(state tls.ConnectionState) error {
+		err := authorized(state)
+		if err != nil && len(state.PeerCertificates) > 0 && t.cfg.Removed(state) {
+			removed = true
+			return nil
+		}
+		return err
+	}
+	conn := tls.Server(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, err
+	}
+	if removed {
+		return nil, errors.Join(fmt.Errorf("%w: its node was removed", ErrRefused), t.greet(conn, removedByte))
 	}
 	c.Conn = conn
 	if err := t.track(c); err != nil {
 		return nil, err
 	}
-	// In TLS 1.3 a client does not know yet whether it was accepted.
-	err := conn.SetWriteDeadline(time.Now().Add(t.cfg.DialTimeout))
-	if err == nil {
-		_, err = conn.Write([]byte{welcomeByte})
-	}
-	if err == nil {
-		err = conn.SetWriteDeadline(time.Time{})
-	}
-	if err != nil {
+	if err := t.greet(conn, welcomeByte); err != nil {
 		c.abort()
 		return nil, err
 	}
 	return c, nil
 }
 
-const welcomeByte = 1
+// What whoever accepts a connection says first. Numbers are on the wire: append,
+// never reorder.
+const (
+	welcomeByte = 1
+	removedByte = 2 // the node that dialed was removed from the cluster
+)
+
+// greet says whether a connection was accepted, which a client does not know from
+// the handshake in TLS 1.3.
+func (t *Transport) greet(conn net.Conn, greeting byte) error {
+	if err := conn.SetWriteDeadline(time.Now().Add(t.cfg.DialTimeout)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte{greeting}); err != nil {
+		return err
+	}
+	return conn.SetWriteDeadline(time.Time{})
+}
 
 // take hands an accepted connection to its protocol.
 func (t *Transport) take(c *peerConn) {
@@ -285,7 +315,7 @@ func (t *Transport) take(c *peerConn) {
 }
 
 // dial connects to a node and makes sure that it is the one. ErrUnreachable or
-// ErrRefused.
+// ErrRefused, with ErrRemoved where the node says that this one was removed.
 func (t *Transport) dial(ctx context.Context, id, address, protocol string) (*peerConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.DialTimeout)
 	defer cancel()
@@ -322,6 +352,9 @@ func (t *Transport) dial(ctx context.Context, id, address, protocol string) (*pe
 		if errors.Is(err, ErrRefused) || isAlert(err) {
 			kind = ErrRefused
 		}
+		if errors.Is(err, ErrRemoved) {
+			t.tellRemoved(id)
+		}
 		return nil, fmt.Errorf("%w: node %q at %s: %w", kind, id, address, err)
 	}
 	return c, nil
@@ -340,10 +373,25 @@ func (t *Transport) awaitWelcome(ctx context.Context, conn *tls.Conn) error {
 	if _, err := io.ReadFull(conn, b[:]); err != nil {
 		return err
 	}
-	if b[0] != welcomeByte {
-		return fmt.Errorf("%w: greeted with %d", ErrRefused, b[0])
+	switch b[0] {
+	case welcomeByte:
+		return conn.SetReadDeadline(time.Time{})
+	case removedByte:
+		return fmt.Errorf("%w: %w", ErrRefused, ErrRemoved)
 	}
-	return conn.SetReadDeadline(time.Time{})
+	return fmt.Errorf("%w: greeted with %d", ErrRefused, b[0])
+}
+
+// tellRemoved hands a node's word that this one was removed to whoever answers
+// methodRemoved: the node was away when it was called.
+func (t *Transport) tellRemoved(by string) {
+	h := t.handler(methodRemoved)
+	if h == nil {
+		return // no Store yet, or none at all
+	}
+	if _, err := h(t.ctx, by, make([]byte, 8)); err != nil {
+		t.cfg.Logger.Warn("a node says that this one was removed", "node", by, "error", err)
+	}
 }
 
 // isAlert reports whether the other end refused the handshake.

@@ -200,6 +200,45 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 }
 
+// A node that was removed is told so, by whoever it dials and for whatever; a
+// stranger is not.
+func TestRemovedNodeIsTold(t *testing.T) {
+	b := testTransport(t, "n2", func(cfg *TransportConfig) {
+		cfg.Authorize = testMembers("n2")
+		cfg.Removed = func(state tls.ConnectionState) bool {
+			id, err := testMembers("n1")(state)
+			return err == nil && id == "n1"
+		}
+	})
+	b.Handle(testMethod, echo)
+	for name, removed := range map[string]bool{"n1": true, "n3": false} {
+		a := testTransport(t, name, nil)
+		_, err := a.Call(testContext(t), "n2", b.cfg.Advertise, testMethod, nil)
+		if !errors.Is(err, ErrRefused) || errors.Is(err, ErrRemoved) != removed {
+			t.Errorf("%s, with nobody to tell: %v", name, err)
+		}
+		told := make(chan string, 2)
+		a.Handle(methodRemoved, func(_ context.Context, from string, request []byte) ([]byte, error) {
+			_, err := numbers(request, 1)
+			told <- from
+			return nil, err
+		})
+		for _, protocol := range []string{protoCall, protoRaft} {
+			if _, err := a.dial(t.Context(), "n2", b.cfg.Advertise, protocol); !errors.Is(err, ErrRefused) {
+				t.Errorf("%s by %s: %v", protocol, name, err)
+			}
+		}
+		if want := map[bool]int{true: 2}[removed]; len(told) != want {
+			t.Errorf("%s was told %d times", name, len(told))
+		} else if removed && <-told != "n2" {
+			t.Error("told by another")
+		}
+	}
+	if len(b.open()) != 0 {
+		t.Error("a removed node has a connection")
+	}
+}
+
 // Whoever does not even speak the protocol gets no further than the handshake.
 func TestOtherClients(t *testing.T) {
 	b := testTransport(t, "n2", nil)

@@ -226,6 +226,58 @@ func TestRemovedNodeIsShutOut(t *testing.T) {
 	}
 }
 
+// TestNodeRemovedWhileAway removes nodes that cannot be told then. They end as
+// soon as they ask who they are to the others, and do not start again.
+func TestNodeRemovedWhileAway(t *testing.T) {
+	c := authoritytest.StartCluster(t, 3)
+	root := c.Root()
+	defer root.Close()
+	followers, err := c.Followers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	away := map[string]*authoritytest.ClusterNode{"a voter": followers[0]}
+	for _, name := range []string{"a replica", "a stopped one"} {
+		if away[name], err = c.Add(t.Context(), api.ClusterTokenRequest{Replica: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stopped := away["a stopped one"]
+	if err := stopped.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for name, out := range away {
+		for _, n := range others(c, out) {
+			c.Cut(n.Name, out.Name)
+		}
+		if err := root.RemoveNode(t.Context(), out.Name, false); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if out == stopped {
+			continue
+		}
+		select {
+		case err := <-out.Fatal:
+			if !errors.Is(err, raftstore.ErrRemoved) {
+				t.Errorf("%s ended with %v", name, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s goes on", name)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for _, when := range []string{"the first time", "with nobody to ask"} {
+		if err := stopped.Start(ctx); !errors.Is(err, raftstore.ErrRemoved) {
+			t.Errorf("started %s: %v", when, err)
+		}
+		c.Isolate(stopped.Name)
+	}
+}
+
 // TestFreshnessUnderPartition cuts the node off that a replica streams from.
 // The replica goes on to another before its bound is over, what is revoked
 // meanwhile is refused within the bound, and what is not is never refused.

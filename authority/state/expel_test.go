@@ -64,7 +64,14 @@ func removedNode(t *testing.T) (r *rig, service Actor) {
 	r.refused(api.CodeConflict, KindExpel, expulsion(r, "n2")) // still a member
 	bad.State = MemberLeaving
 	r.must(KindSetMember, &SetMember{Member: bad})
+	key := bad.Key
+	if _, ok := r.m.MemberByKey(key); !ok || r.m.RemovedKey(key) {
+		t.Error("a member that is leaving is one still")
+	}
 	r.must(KindRemoveMember, &RemoveMember{ID: "n2", Reason: "compromised"})
+	if _, ok := r.m.MemberByKey(key); ok || !r.m.RemovedKey(key) || r.m.RemovedKey(Digest{1}) {
+		t.Error("only the key of a removed member is one's")
+	}
 	return r, service
 }
 

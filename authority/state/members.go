@@ -380,6 +380,18 @@ func (m *Machine) MemberByKey(key Digest) (r MemberRecord, ok bool) {
 	return r, ok
 }
 
+// RemovedKey reports whether the key with this hash is of a member that was
+// removed.
+func (m *Machine) RemovedKey(key Digest) (removed bool) {
+	m.read(func(mem *memory) {
+		for _, id := range sortedKeys(mem.cluster.members) {
+			r := mem.cluster.members[id]
+			removed = removed || r.Key == key && r.State == MemberRemoved
+		}
+	})
+	return removed
+}
+
 // Members returns the members by id, those that were removed included.
 func (m *Machine) Members() (all []MemberRecord) {
 	m.read(func(mem *memory) {

@@ -35,6 +35,9 @@ func (a *app) checkHere(cmd *cobra.Command, o *doctorOptions, f *findings) {
 	}
 	f.ok("node", "%s, listening on %s", c.Node, c.Listen)
 	checkDataDir(c.DataDir, f)
+	if err := authority.CheckRemoved(c.DataDir); err != nil {
+		f.fail("member", err)
+	}
 	if _, err := os.Stat(c.NodeKey); err == nil || o.node.file != "" || c.NodeKey != defaultNodeKey {
 		checkSecret("key file", c.NodeKey, f)
 	}

@@ -199,7 +199,7 @@ func explainNode(err error) *failure {
 		msg, _, _ = strings.Cut(msg, "\n") // a stack follows
 		return &failure{Code: "state_machine", Message: msg, Hint: "this node's files contradict each other: keep a copy of the data directory, and restore the node from a backup"}
 	case errors.Is(err, raftstore.ErrRemoved):
-		return &failure{Code: "removed", Message: msg, Hint: "the cluster has removed this node: join anew, under another name, with an empty directory and a new key file"}
+		return &failure{Code: "removed", Message: msg, Hint: "its name and its key never come back: writ cluster join, under another name, into an empty data directory and with a new key file"}
 	case errors.Is(err, raftstore.ErrEmptyDir):
 		return &failure{Code: "not_formed", Message: msg, Hint: "writ serve --init forms a new one"}
 	case errors.Is(err, seal.ErrPassphrase):
