@@ -31,10 +31,11 @@ func (p proof) Prove(_ context.Context, k capability.HolderKey) error {
 
 // fake is an attester and a discharger that believe each other.
 type fake struct {
-	key   *capability.DischargerKey
-	life  time.Duration
-	asked int
-	fail  map[int]bool // by number of the asking
+	key    *capability.DischargerKey
+	life   time.Duration
+	asked  int
+	fail   map[int]bool // by number of the asking
+	refuse map[int]bool // likewise
 }
 
 // token demands a discharge of the fake, and lives for five minutes.
@@ -63,8 +64,11 @@ func (f *fake) Attest(ctx context.Context, d holder.Discharger, w holder.Want) e
 
 func (f *fake) AttestBegin(context.Context, *attest.BeginRequest) (*attest.Challenge, error) {
 	f.asked++
-	if f.fail[f.asked] {
+	switch {
+	case f.fail[f.asked]:
 		return nil, errors.New("unreachable")
+	case f.refuse[f.asked]:
+		return nil, api.CodeAttestation
 	}
 	return &attest.Challenge{}, nil
 }

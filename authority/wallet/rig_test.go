@@ -33,7 +33,7 @@ type rig struct {
 	*authoritytest.Node
 	t       *testing.T
 	root    *client.Client
-	log     *strings.Builder
+	log     *journal
 	machine *machine
 	url     string // of the service
 }
@@ -90,8 +90,8 @@ func policyOf(t testing.TB, h *holder.Holder, change func(*attest.Policy)) strin
 
 func newRig(t *testing.T, change func(*attest.Policy)) *rig {
 	t.Helper()
-	r := &rig{t: t, log: new(strings.Builder)}
-	r.Node = authoritytest.Start(t, authoritytest.Options{Bound: time.Second, Logger: slog.New(slog.NewTextHandler(&syncWriter{w: r.log}, nil))})
+	r := &rig{t: t, log: new(journal)}
+	r.Node = authoritytest.Start(t, authoritytest.Options{Bound: time.Second, Logger: slog.New(slog.NewTextHandler(r.log, nil))})
 	r.root = r.Root()
 	t.Cleanup(r.root.Close)
 	tpm := attesttest.Start(t)

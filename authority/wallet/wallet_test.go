@@ -3,7 +3,6 @@ package wallet_test
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,15 +25,22 @@ import (
 	"github.com/writ-dev/writ/caveats/pop"
 )
 
-type syncWriter struct {
-	mu sync.Mutex
-	w  io.Writer
+// journal is what the operator reads, while it is being written.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
 }
 
-func (s *syncWriter) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.w.Write(b)
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
 }
 
 func code(err error) api.Code { return capability.CodeOf(err) }
@@ -197,8 +203,8 @@ func TestDischargeAttacks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s, _, body := r.call(set, r.machine.key); s == 200 && body != "prod@1 true" {
-			t.Errorf("%d %s", s, body)
+		if s, _, body := r.call(set, r.machine.key); s != 200 || body != "prod@1 true" {
+			t.Errorf("%d %q: what the holder appends counts, for him or against", s, body)
 		}
 	})
 	t.Run("forged declare by whoever hung the caveat", func(t *testing.T) {
@@ -239,8 +245,13 @@ func TestDischargeAttacks(t *testing.T) {
 		var g capability.Grant
 		req := capability.Request{
 			Now: time.Now(), Action: "read", Resource: []string{"files", "q3"}, Service: "later",
-			Holder: holds(r.machine.holder.HolderKey()),
+			Holder:  holds(r.machine.holder.HolderKey()),
+			Context: capability.Fields{{Name: pop.FactKey, Value: capability.StringValue(pop.FactDirect)}},
 		}
+		if err := v.Verify(t.Context(), &g, whole.Bytes(), &req); err != nil {
+			t.Fatal(err)
+		}
+		// The token itself lives for a quarter of an hour.
 		req.Now = req.Now.Add(2 * time.Minute)
 		if err := v.Verify(t.Context(), &g, whole.Bytes(), &req); code(err) != capability.CodeExpired {
 			t.Errorf("two minutes later: %v", err)
@@ -441,6 +452,24 @@ func TestEnrolment(t *testing.T) {
 	}
 	if _, err := operator.Enroll(t.Context(), "https://elsewhere.example", "prod"); !errors.Is(err, wallet.ErrDischarger) {
 		t.Errorf("a discharger that is not configured: %v", err)
+	}
+	// A credential that may do other things does not enroll.
+	root, err := capability.Parse(r.RootToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := root.Attenuate("action read")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := wallet.Open(wallet.Config{
+		Attester: r.machine.holder, Dischargers: map[string]wallet.Discharger{wallet.OwnLocation: r.Client(reader.Text())}, Posture: attest.Posture{Agent: "agent"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Enroll(t.Context(), wallet.OwnLocation, "prod"); code(err) != capability.CodeActionDenied {
+		t.Errorf("a credential that may only read: %v", err)
 	}
 }
 

@@ -1,0 +1,158 @@
+package wallet_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/wallet"
+	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/caveats/attest"
+	"github.com/writ-dev/writ/caveats/pop"
+)
+
+// TestRevokedMeanwhile: what is revoked gets no discharge, though its machine is
+// as good as ever.
+func TestRevokedMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	for _, c := range []struct {
+		what   string
+		revoke func(token *capability.Token) api.RevokeRequest
+		told   string
+	}{
+		{"the token", func(token *capability.Token) api.RevokeRequest {
+			in, err := token.Inspect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return api.RevokeRequest{Kind: api.RevokeToken, Token: in.Identifier.ID.String()}
+		}, "the token was revoked"},
+		{"the holder key", func(*capability.Token) api.RevokeRequest {
+			return api.RevokeRequest{Kind: api.RevokeHolder, Holder: r.machine.holder.HolderKey().String()}
+		}, "the device or its holder key was revoked"},
+	} {
+		r.discharge(r.machine, r.mint(nil))
+		token := r.mint(nil)
+		revoke := c.revoke(token)
+		revoke.Reason = "leaked"
+		if _, err := r.root.Revoke(t.Context(), revoke); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := r.machine.wallet.Discharge(t.Context(), token); code(err) != api.CodeAttestation {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		r.wantLogged(c.told)
+	}
+}
+
+// TestEndedCaveat: a caveat can end before its token does, and is answered no
+// more.
+func TestEndedCaveat(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	list, err := r.root.Dischargers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := list.Dischargers[0]
+	plain := r.mint(func(req *api.IssueRequest) { req.ThirdParty = nil })
+	hung := func(ends time.Time) *capability.Token {
+		token, err := plain.AddThirdParty(capability.DischargerPublicKey(own.PublicKey), own.Location,
+			capability.ThirdParty{Condition: "attested prod", AnyMachine: true, Expires: ends})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	if _, _, err := r.machine.wallet.Discharge(t.Context(), hung(time.Now().Add(-time.Second))); code(err) != api.CodeAttestation {
+		t.Errorf("%v", err)
+	}
+	r.wantLogged("the caveat ended at")
+	// And no discharge outlives it.
+	ends := time.Now().Add(30 * time.Second)
+	whole, until, err := r.machine.wallet.Discharge(t.Context(), hung(ends))
+	if err != nil || until.After(ends) {
+		t.Fatalf("until %v, %v", until, err)
+	}
+	_, discharges := whole.Root()
+	in, err := discharges[0].Inspect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := in.Caveats[0].Condition, "time-before "+ends.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestSessionsAllowed: a policy can let a key in memory prove in place of the
+// TPM's, and the discharge says so.
+func TestSessionsAllowed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(p *attest.Policy) { p.SessionKeys = true })
+	whole := r.discharge(r.machine, r.mint(nil))
+	r.want(whole, pop.NewSession(r.machine.key, 0, nil), 200, "")
+	r.want(whole, r.machine.key, 200, "")
+	stranger, err := pop.GenerateKey(pop.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.want(whole, pop.NewSession(stranger, 0, nil), 401, capability.CodeHolderProof)
+}
+
+// TestOtherDischarger: a caveat's location is nobody's word. Who is not
+// configured is not asked, and nobody else in his place.
+func TestOtherDischarger(t *testing.T) {
+	a := &fake{life: time.Minute}
+	w, err := wallet.Open(wallet.Config{Attester: a, Dischargers: map[string]wallet.Discharger{"elsewhere": a}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.Discharge(t.Context(), a.token(t)); !errors.Is(err, wallet.ErrDischarger) || a.asked != 0 {
+		t.Errorf("%v, asked %d times", err, a.asked)
+	}
+}
+
+// TestKeptToTheEnd: a discharge is kept for as long as it is good for a while
+// yet, and the next one is got before it has ended.
+func TestKeptToTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fake{life: time.Minute}
+		w, err := wallet.Open(wallet.Config{Attester: a, Dischargers: map[string]wallet.Discharger{"here": a}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := a.token(t)
+		for _, c := range []struct {
+			after time.Duration // since the one before
+			asked int
+		}{{0, 1}, {45 * time.Second, 1}, {10 * time.Second, 2}} {
+			time.Sleep(c.after)
+			whole, ends, err := w.Discharge(t.Context(), token)
+			if err != nil || len(whole.Missing()) != 0 || !ends.After(time.Now()) {
+				t.Errorf("%v, ends in %v", err, time.Until(ends))
+			}
+			if a.asked != c.asked {
+				t.Errorf("asked %d times, want %d", a.asked, c.asked)
+			}
+		}
+	})
+}
+
+// TestWatchEndsWithARefusal: a machine that is refused is refused again, however
+// often it asks.
+func TestWatchEndsWithARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fake{life: time.Minute, refuse: map[int]bool{2: true}}
+		w, err := wallet.Open(wallet.Config{Attester: a, Dischargers: map[string]wallet.Discharger{"here": a}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = w.Watch(t.Context(), a.token(t), func(*capability.Token, time.Time) error { return nil })
+		if code(err) != api.CodeAttestation || a.asked != 2 {
+			t.Errorf("%v, asked %d times", err, a.asked)
+		}
+	})
+}
