@@ -41,24 +41,35 @@ type feed struct {
 	wake    chan struct{} // holds one element when there is something new to see
 	stop    chan struct{} // closed when the node closes
 
-	at              api.Cursor // streamed up to; the streaming goroutine's
+	// The streaming goroutine's.
+	at              api.Cursor // streamed up to
 	endsMillis      int64      // when the caller's credential does, Unix ms
+	pending         int        // pings not yet answered
 	checkpointSize  int64
 	checkpointAfter time.Time
 
 	mu      sync.Mutex
-	pending int      // pings not yet answered; guarded by mu
 	pongs   []pong   // may be sent once everything up to their index has been; guarded by mu
 	recalls []string // leases to ask back; guarded by mu
 }
 
 type pong struct{ nonce, index uint64 }
 
+var closedChannel = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
 // FeedRequest opens a feed.
 type FeedRequest struct {
 	Audiences  []string   // at least one
 	Registered bool       // registered tokens too
 	From       api.Cursor // zero: begin with a snapshot
+	// Pings are nonces, each of which asks for a pong: after a quorum read that begins
+	// after the nonce was taken, and after everything up to that read's index. When too
+	// many wait for theirs, none is taken. nil: none; closed: no more.
+	Pings <-chan uint64
 }
 
 func (fs *feeds) add(f *feed) error {
@@ -210,10 +221,22 @@ func (a *Authority) stream(ctx context.Context, f *feed) error {
 		if err != nil {
 			return err
 		}
+		var behind <-chan struct{} // beside the rest: pings are taken while a node has much to stream
 		if f.at.Index < a.machine.Through() {
-			continue
+			behind = closedChannel
+		}
+		pings := f.request.Pings
+		if f.pending >= maxPendingPings {
+			pings = nil
 		}
 		select {
+		case nonce, ok := <-pings:
+			if !ok {
+				f.request.Pings = nil
+				continue
+			}
+			a.ping(f, nonce)
+		case <-behind:
 		case <-changed:
 		case <-f.wake:
 		case <-tick.C:
@@ -302,12 +325,12 @@ func (a *Authority) sendPongs(f *feed) error {
 	f.pongs = slices.DeleteFunc(f.pongs, func(p pong) bool {
 		if p.index <= f.at.Index {
 			due = append(due, p)
-			f.pending--
 			return true
 		}
 		return false
 	})
 	f.mu.Unlock()
+	f.pending -= len(due)
 	for _, p := range due {
 		if err := f.send(&api.FeedEvent{At: f.at, Pong: &api.FeedPong{Nonce: p.nonce}}); err != nil {
 			return err
@@ -336,31 +359,18 @@ func (a *Authority) sendCheckpoint(f *feed) error {
 	return f.send(&api.FeedEvent{At: f.at, Checkpoint: string(c)})
 }
 
-// Ping asks for a pong on a stream of the same caller. The pong comes after a
-// quorum read that begins after this call, and after everything up to that
-// read's index. CodeNotFound: no such stream here.
-func (a *Authority) Ping(ctx context.Context, c Caller, req *api.PingRequest) error {
-	a.feeds.mu.Lock()
-	f := a.feeds.open[req.Stream]
-	a.feeds.mu.Unlock()
-	if f == nil || f.caller.Name != c.Name {
-		return &Error{Code: api.CodeNotFound, Detail: "no such stream on this node"}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.pending >= maxPendingPings {
-		return &Error{Code: api.CodeOverloaded, Detail: "too many pings wait for their pong"}
-	}
+// ping has the stream send a pong once a quorum read that begins now or later has
+// succeeded.
+func (a *Authority) ping(f *feed, nonce uint64) {
 	f.pending++
 	a.feeds.pings.Add(1)
 	a.fresh.after(func(index uint64) {
 		f.mu.Lock()
-		f.pongs = append(f.pongs, pong{req.Nonce, index})
+		f.pongs = append(f.pongs, pong{nonce, index})
 		f.mu.Unlock()
 		select {
 		case f.wake <- struct{}{}:
 		default:
 		}
 	})
-	return nil
 }

@@ -17,13 +17,15 @@ import (
 // listener collects a feed's events.
 type listener struct {
 	events chan *api.FeedEvent
+	pings  chan uint64
 	done   chan error
 	stop   context.CancelFunc
 }
 
 func listen(t testing.TB, a *Authority, c Caller, req FeedRequest) *listener {
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &listener{make(chan *api.FeedEvent, 10_000), make(chan error, 1), cancel}
+	l := &listener{make(chan *api.FeedEvent, 10_000), make(chan uint64), make(chan error, 1), cancel}
+	req.Pings = l.pings
 	go func() {
 		l.done <- a.Feed(ctx, c, req, func(e *api.FeedEvent) error {
 			l.events <- e
@@ -32,6 +34,18 @@ func listen(t testing.TB, a *Authority, c Caller, req FeedRequest) *listener {
 	}()
 	t.Cleanup(cancel)
 	return l
+}
+
+// ping asks for a pong.
+func (l *listener) ping(t testing.TB, nonce uint64) {
+	t.Helper()
+	select {
+	case l.pings <- nonce:
+	case err := <-l.done:
+		t.Fatalf("the feed ended: %v", err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("the feed takes no ping")
+	}
 }
 
 // next returns the next event that is no checkpoint.
@@ -93,9 +107,7 @@ func TestPongComesAfterWhatWasAcknowledged(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := a.Ping(t.Context(), svc, &api.PingRequest{Stream: hello.Hello.Stream, Nonce: nonce}); err != nil {
-			t.Fatal(err)
-		}
+		l.ping(t, nonce)
 		before, pong := l.upTo(t, isPong(nonce))
 		if len(before) != 2 || before[0].Issued == nil || before[0].Issued.Branch != issued.Branch || before[0].At.Index != issued.Index ||
 			before[1].Revoke == nil || before[1].Revoke.Token != issued.ID.String() || before[1].At.Index != revoked.Index {
@@ -105,8 +117,15 @@ func TestPongComesAfterWhatWasAcknowledged(t *testing.T) {
 			t.Errorf("the pong vouches for %d, the revocation has %d", pong.At.Index, revoked.Index)
 		}
 	}
-	err := a.Ping(t.Context(), root, &api.PingRequest{Stream: hello.Hello.Stream, Nonce: 9})
-	wantCode(t, err, api.CodeNotFound) // another caller's stream
+	// Who has no more pings still has a feed.
+	close(l.pings)
+	revoked, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeSubject, Subject: "agent", Reason: "leaked"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := l.next(t); e.Revoke == nil || e.At.Index != revoked.Index {
+		t.Errorf("after the last ping came %s", show([]*api.FeedEvent{e}))
+	}
 }
 
 // TestFeedResumes: from a cursor, what came since; the cursor of part of an
@@ -152,10 +171,8 @@ func TestFeedResumes(t *testing.T) {
 		l.stop()
 	}
 	other := listen(t, a, root, FeedRequest{Audiences: []string{"elsewhere"}, From: from, Registered: true})
-	id := other.next(t).Hello.Stream
-	if err := a.Ping(t.Context(), root, &api.PingRequest{Stream: id, Nonce: 1}); err != nil {
-		t.Fatal(err)
-	}
+	other.next(t)
+	other.ping(t, 1)
 	if before, _ := other.upTo(t, isPong(1)); len(before) != 0 {
 		t.Errorf("another audience was told %+v", before[0])
 	}
@@ -234,14 +251,11 @@ func TestFeedEndsWithItsCredential(t *testing.T) {
 func TestPingsShareReads(t *testing.T) {
 	a, root := openNode(t, testConfig(t))
 	l := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}})
-	id := l.next(t).Hello.Stream
 	l.upTo(t, endOfSnapshot)
 	before := a.Metrics().ReadIndexes
 	for round := range 4 {
 		for i := range uint64(maxPendingPings) {
-			if err := a.Ping(t.Context(), root, &api.PingRequest{Stream: id, Nonce: uint64(round)*100 + i}); err != nil {
-				t.Fatal(err)
-			}
+			l.ping(t, uint64(round)*100+i)
 		}
 		for i := range uint64(maxPendingPings) {
 			l.upTo(t, isPong(uint64(round)*100+i))

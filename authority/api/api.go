@@ -15,8 +15,7 @@
 //	POST /v1/revocations             revoke   audiences/AUD/tokens, subjects/S, holders/K, devices/D, audiences/AUD, epochs/N
 //	POST /v1/revocations/self        (the token in the body is the authorization: its holder may revoke its own branch)
 //	GET  /v1/revocations             read     revocations
-//	GET  /v1/feed                    feed     audiences/AUD for each audience asked for
-//	POST /v1/feed/ping               feed     audiences/AUD likewise
+//	POST /v1/feed                    feed     audiences/AUD for each audience asked for (the body is a stream of pings, the answer one of events)
 //	POST /v1/leases                  lease    audiences/AUD/budgets
 //	POST /v1/leases/{id}/return      lease    audiences/AUD/budgets
 //	POST /v1/registered              feed     audiences/AUD
@@ -277,7 +276,7 @@ type Cursor struct {
 // besides At is set.
 type FeedEvent struct {
 	At Cursor `json:"at"`
-	// Hello is the first line: the stream's id, for pings.
+	// Hello is the first line.
 	Hello *FeedHello `json:"hello,omitempty"`
 	// Snapshot begins or ends a whole new set, to be swapped in at its end.
 	Snapshot string `json:"snapshot,omitempty"` // "begin" or "end"
@@ -302,7 +301,7 @@ type FeedEvent struct {
 
 // FeedHello opens a stream.
 type FeedHello struct {
-	Stream string `json:"stream"` // random id; what /v1/feed/ping names
+	Stream string `json:"stream"` // random id, as the node's log has it
 	Node   string `json:"node"`
 	Bound  int64  `json:"bound_ms"` // the cluster's staleness bound, milliseconds
 }
@@ -338,11 +337,16 @@ type FeedPong struct {
 	Nonce uint64 `json:"nonce"`
 }
 
-// PingRequest asks for a pong on a stream.
-type PingRequest struct {
-	Stream string `json:"stream"`
-	Nonce  uint64 `json:"nonce"`
+// FeedPing is one line of the body of a feed's request (application/x-ndjson),
+// at most MaxFeedPing bytes: it asks for a pong. The body goes on beside the answer,
+// on the same connection: over HTTP/1.1 in chunks, over HTTP/2 in frames. Its end
+// does not end the feed.
+type FeedPing struct {
+	Nonce uint64 `json:"nonce"`
 }
+
+// MaxFeedPing bounds a ping's line, its end included, in bytes.
+const MaxFeedPing = 64
 
 // LeaseRequest asks for calls. The macaroon goes through its deepest
 // max-calls; the authority verifies it, so that neither limit nor branch is

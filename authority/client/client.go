@@ -97,8 +97,8 @@ type Config struct {
 
 	// Logger gets retries and fail-overs, never a credential. nil: none.
 	Logger *slog.Logger
-	// TracerProvider gets a span for each call, over all its attempts; feeds and
-	// pings have none. The context's trace goes along (W3C traceparent) with or
+	// TracerProvider gets a span for each call, over all its attempts; feeds
+	// have none. The context's trace goes along (W3C traceparent) with or
 	// without it. nil: none.
 	TracerProvider trace.TracerProvider
 	// Now and Rand make request ids. nil: time.Now, crypto/rand.Reader.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -29,11 +28,14 @@ type FeedRequest struct {
 	Warm bool
 }
 
-// Feed is an open stream. Next is called by one goroutine at a time; Close by any.
+// Feed is an open stream. Next is called by one goroutine at a time, and so is
+// Ping; Close by any.
 type Feed struct {
 	addr   string
 	body   io.ReadCloser
 	lines  *bufio.Reader
+	pings  *pingLines
+	line   []byte // Ping's
 	cancel context.CancelFunc
 	once   sync.Once
 }
@@ -51,12 +53,21 @@ func (c *Client) Feed(ctx context.Context, r FeedRequest) (*Feed, error) {
 	}
 	base := c.bases[uint(r.Node)%uint(len(c.bases))]
 	ctx, cancel := context.WithCancel(ctx)
-	k := call{method: http.MethodGet, path: "/v1/feed", query: q, accept: "application/x-ndjson"}
+	k := call{method: http.MethodPost, path: "/v1/feed", query: q, accept: feedType}
 	req, err := c.request(ctx, k, base, "", nil)
 	if err != nil {
 		cancel()
 		return nil, err
 	}
+	pings := new(pingLines)
+	req.Header.Set("Content-Type", feedType)
+	req.GetBody = pings.body
+	if req.Body, err = pings.body(); err != nil {
+		cancel()
+		return nil, err
+	}
+	// Not only with Close: a write may wait for a node that takes nothing.
+	context.AfterFunc(ctx, func() { pings.end(ctx.Err()) })
 	lane := laneFeed
 	if r.Warm {
 		lane = laneWarm
@@ -71,7 +82,19 @@ func (c *Client) Feed(ctx context.Context, r FeedRequest) (*Feed, error) {
 		defer resp.Body.Close()
 		return nil, problem(base, resp)
 	}
-	return &Feed{addr: base, body: resp.Body, lines: bufio.NewReaderSize(resp.Body, maxFeedLine), cancel: cancel}, nil
+	return &Feed{addr: base, body: resp.Body, lines: bufio.NewReaderSize(resp.Body, maxFeedLine), pings: pings, cancel: cancel}, nil
+}
+
+const feedType = "application/x-ndjson"
+
+// Ping asks for a pong with this nonce. It may wait for a node that takes nothing
+// at the moment, until the stream ends.
+func (f *Feed) Ping(nonce uint64) error {
+	f.line = append(strconv.AppendUint(append(f.line[:0], `{"nonce":`...), nonce, 10), "}\n"...)
+	if err := f.pings.write(f.line); err != nil {
+		return networkError(f.addr, err)
+	}
+	return nil
 }
 
 // Addr is the node that the stream is open to.
@@ -128,12 +151,46 @@ func (f *Feed) Close() {
 	})
 }
 
-// ping is one attempt at one node; a lost ping is made up for by the next.
-func (c *Client) ping(ctx context.Context, addr string, r api.PingRequest) error {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return err
+// pingLines are the body of a feed's request: lines that Ping writes while the
+// answer is read. A request that is sent again, with another proof of possession,
+// has a body of its own, and no ping was written before its answer began.
+type pingLines struct {
+	mu  sync.Mutex
+	out *io.PipeWriter // guarded by mu
+	err error          // that ended them; guarded by mu
+}
+
+// body begins anew.
+func (p *pingLines) body() (io.ReadCloser, error) {
+	in, out := io.Pipe()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err != nil {
+		return nil, p.err
 	}
-	_, err = c.attempt(ctx, ask("/v1/feed/ping", nil), addr, "", body)
+	if p.out != nil {
+		p.out.CloseWithError(errBegunAnew)
+	}
+	p.out = out
+	return in, nil
+}
+
+func (p *pingLines) write(line []byte) error {
+	p.mu.Lock()
+	out, err := p.out, p.err
+	p.mu.Unlock()
+	if err == nil {
+		_, err = out.Write(line)
+	}
 	return err
 }
+
+// end has nobody wait for a write any more.
+func (p *pingLines) end(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+	p.out.CloseWithError(err)
+}
+
+var errBegunAnew = errors.New("the request is sent again")

@@ -108,12 +108,6 @@ func (c *Client) Revocations(ctx context.Context, q RevocationQuery) (*api.Revoc
 	return answer[api.RevocationList](ctx, c, get("/v1/revocations", v))
 }
 
-// Ping asks for a pong on a stream of the node at addr, the one that the
-// stream is open to.
-func (c *Client) Ping(ctx context.Context, addr string, r api.PingRequest) error {
-	return c.ping(ctx, addr, r)
-}
-
 // Lease asks for calls.
 func (c *Client) Lease(ctx context.Context, r api.LeaseRequest) (*api.LeaseResponse, error) {
 	return answer[api.LeaseResponse](ctx, c, change("/v1/leases", r))

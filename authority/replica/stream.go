@@ -18,7 +18,6 @@ const (
 	pingsPerBound = 4  // a replica pings this often within its bound
 	warmPings     = 2  // the second stream: every so many, while the first keeps it fresh
 	maxPending    = 64 // pings of one stream that wait for their answer
-	maxPinging    = 2  // requests for a pong under way: one more where one is slow
 	maxBackoff    = time.Second
 	// firstBound judges a stream before a node has named the cluster's bound.
 	firstBound = 5 * time.Second
@@ -285,6 +284,7 @@ func (s *stream) follow(ctx context.Context) error {
 	}()
 	defer func() {
 		cancel()
+		s.feed.Close() // which ends a ping that waits
 		<-pinging
 	}()
 	for {
@@ -451,34 +451,18 @@ func (s *stream) pong(e *api.FeedEvent) error {
 	return nil
 }
 
-// pings asks for pongs, until ctx ends.
+// pings asks for pongs, until ctx or the stream ends.
 func (s *stream) pings(ctx context.Context) {
 	// Nonces start anywhere: a pong cannot be made up by who has not seen the ping.
 	var b [8]byte
 	if _, err := io.ReadFull(s.r.cfg.Rand, b[:]); err == nil {
 		s.nonce = binary.BigEndian.Uint64(b[:]) >> 1
 	}
-	slots := make(chan struct{}, maxPinging)
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	for n := 0; ; n++ {
-		place := slots
-		if s.spared(n) {
-			place = nil
-		}
-		select {
-		case place <- struct{}{}:
-			nonce := s.newPing()
-			wg.Go(func() {
-				defer func() { <-slots }()
-				bound := time.Duration(s.r.bound.Load())
-				ctx, cancel := context.WithTimeout(ctx, bound)
-				defer cancel()
-				if err := s.r.client.Ping(ctx, s.feed.Addr(), api.PingRequest{Stream: s.id, Nonce: nonce}); err != nil && ctx.Err() == nil {
-					s.r.log.Debug("ping failed", "stream", s.slot, "error", err)
-				}
-			})
-		default: // it is spared, or the node is slow: what is under way will do
+		if !s.spared(n) {
+			if err := s.feed.Ping(s.newPing()); err != nil {
+				return // and so has the stream
+			}
 		}
 		interval := time.Duration(s.r.bound.Load()) / pingsPerBound
 		t := time.NewTimer(interval)

@@ -107,6 +107,9 @@ func (s *Server) serve(rt *route) http.Handler {
 			r = r.WithContext(ctx)
 		}
 		x := &exchange{s: s, w: w, r: r, route: rt, start: start, span: noop.Span{}}
+		if rt.duplex() {
+			defer x.duplex()()
+		}
 		status, code, reference := http.StatusOK, api.Code(""), ""
 		if err := x.run(); err != nil {
 			if status = refuse(err).status; status == http.StatusUnauthorized {
@@ -337,13 +340,28 @@ func (x *exchange) number(name string, def uint64) (uint64, error) {
 	return n, nil
 }
 
-// readBody reads the body within the route's bound.
+// duplex lets the answer begin before the body has ended, a refusal too: net/http
+// would read the body to its end first, which may never come. What it returns is
+// for the end of the call, when nobody may read the body any more.
+func (x *exchange) duplex() (end func()) {
+	c := http.NewResponseController(x.w)
+	_ = c.EnableFullDuplex() // HTTP/2 always is
+	if x.r.ProtoMajor == 1 {
+		x.w.Header().Set("Connection", "close") // the rest of the body is no next request
+	}
+	return func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }
+}
+
+// readBody reads the body within the route's bound, but for one that goes on.
 func (x *exchange) readBody() error {
 	if x.route.request == nil {
 		// A body where none belongs is refused rather than ignored.
 		if x.r.ContentLength > 0 || x.r.ContentLength < 0 && !empty(x.r.Body) {
 			return invalid("this endpoint takes no body")
 		}
+		return nil
+	}
+	if x.route.duplex() && x.r.ContentLength == 0 {
 		return nil
 	}
 	want := x.route.contentType
@@ -356,6 +374,9 @@ func (x *exchange) readBody() error {
 	}
 	if x.r.Header.Get("Content-Encoding") != "" {
 		return &refusal{status: http.StatusUnsupportedMediaType, code: api.CodeInvalid, detail: "the body must not be encoded"}
+	}
+	if x.route.duplex() {
+		return nil
 	}
 	limit := x.route.limit
 	if limit == 0 {

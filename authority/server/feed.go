@@ -1,9 +1,12 @@
 package server
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -13,19 +16,12 @@ import (
 	"github.com/writ-dev/writ/capability"
 )
 
-// openStream is a feed that is open here.
-type openStream struct {
-	caller    string
-	audiences []string
-}
-
 // flushLag is how long a registered token may wait for company before it is
 // sent; everything else is sent at once.
 const flushLag = 10 * time.Millisecond
 
 var (
 	errTooManyStreams = &refusal{status: http.StatusTooManyRequests, code: api.CodeOverloaded, retry: 5, detail: "too many feeds are open"}
-	errNoStream       = &refusal{status: http.StatusNotFound, code: api.CodeNotFound, detail: "no such stream is open at this node"}
 	errShuttingDown   = &refusal{status: http.StatusServiceUnavailable, code: capability.CodeUnavailable, retry: 1, detail: "the node is shutting down"}
 )
 
@@ -38,7 +34,8 @@ func feed(x *exchange) error {
 	if err := x.clear("feed", access...); err != nil {
 		return err
 	}
-	req := authority.FeedRequest{Audiences: x.query["audience"]}
+	pings := make(chan uint64)
+	req := authority.FeedRequest{Audiences: x.query["audience"], Pings: pings}
 	switch v := x.query.Get("registered"); v {
 	case "true":
 		req.Registered = true
@@ -59,23 +56,26 @@ func feed(x *exchange) error {
 	ctx, cancel := context.WithCancel(x.ctx())
 	defer cancel()
 	defer context.AfterFunc(x.s.feeds, cancel)()
+	defer x.s.closeFeed(caller)
 	if x.s.feeds.Err() != nil {
-		x.s.closeFeed(caller, "")
 		return errShuttingDown
 	}
 	f := &feedWriter{x: x, out: http.NewResponseController(x.w), ctx: ctx}
-	defer func() { x.s.closeFeed(caller, f.stream) }()
 	// A request's deadlines are not a stream's: its writes are bounded one by one.
 	_ = f.out.SetReadDeadline(time.Time{})
 	_ = f.out.SetWriteDeadline(time.Time{})
-	rechecked := make(chan struct{})
-	go func() {
-		defer close(rechecked)
-		x.recheck(ctx, cancel, access)
-	}()
+	var beside sync.WaitGroup
+	beside.Go(func() { x.recheck(ctx, cancel, access) })
+	beside.Go(func() {
+		if err := f.readPings(ctx, pings); err != nil && ctx.Err() == nil {
+			x.s.log.Info("feed ended", "caller", caller, "why", "its pings: "+err.Error())
+			cancel() // also where the caller has gone
+		}
+	})
 	err = x.s.a.Feed(ctx, x.call.Caller, req, f.send)
 	cancel()
-	<-rechecked
+	_ = f.out.SetReadDeadline(time.Unix(1, 0)) // nobody waits for another ping
+	beside.Wait()
 	f.stop()
 	if !f.begun {
 		return err
@@ -122,14 +122,13 @@ func (s *Server) openFeed(caller string) error {
 	return nil
 }
 
-func (s *Server) closeFeed(caller, stream string) {
+func (s *Server) closeFeed(caller string) {
 	s.streamsMu.Lock()
 	defer s.streamsMu.Unlock()
 	s.open--
 	if s.callers[caller]--; s.callers[caller] == 0 {
 		delete(s.callers, caller)
 	}
-	delete(s.streams, stream)
 }
 
 // feedWriter writes a feed's events as lines.
@@ -154,12 +153,8 @@ func (f *feedWriter) send(e *api.FeedEvent) error {
 		f.x.w.Header().Set("Content-Type", "application/x-ndjson")
 		f.x.w.WriteHeader(http.StatusOK)
 	}
-	if e.Hello != nil && f.stream == "" {
+	if e.Hello != nil {
 		f.stream = e.Hello.Stream
-		s := f.x.s
-		s.streamsMu.Lock()
-		s.streams[f.stream] = openStream{caller: f.x.call.Name, audiences: f.x.query["audience"]}
-		s.streamsMu.Unlock()
 	}
 	line, err := json.Marshal(e)
 	if err != nil {
@@ -228,21 +223,26 @@ func (f *feedWriter) stop() {
 	f.err = http.ErrAbortHandler
 }
 
-// pingAccess is the stream's own audiences; a stranger's stream is none.
-func pingAccess(x *exchange, r *api.PingRequest) (resources, error) {
-	x.s.streamsMu.Lock()
-	o, ok := x.s.streams[r.Stream]
-	x.s.streamsMu.Unlock()
-	if !ok {
-		return nil, errNoStream
+// readPings takes the pings of the request's body to the stream, until the body
+// ends; what is no ping ends the stream.
+func (f *feedWriter) readPings(ctx context.Context, pings chan<- uint64) error {
+	lines := bufio.NewReaderSize(f.x.r.Body, api.MaxFeedPing)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if err == io.EOF && len(line) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var p api.FeedPing
+		if err := api.Decode(bytes.TrimSuffix(line, []byte("\n")), &p); err != nil {
+			return err
+		}
+		select {
+		case pings <- p.Nonce:
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	var res resources
-	for _, a := range o.audiences {
-		res = append(res, []string{"audiences", a})
-	}
-	return res, nil
-}
-
-func pingFeed(x *exchange, r *api.PingRequest) (*struct{}, error) {
-	return new(struct{}), x.s.a.Ping(x.ctx(), x.call.Caller, r)
 }

@@ -28,7 +28,7 @@ type forwardedKey struct{}
 
 // local reports that a call is answered by whichever node it comes to.
 func (rt *route) local() bool {
-	return rt.method == http.MethodGet || slices.Contains([]string{"pingFeed", "registered", "verify", "oauthIntrospect"}, rt.id)
+	return rt.method == http.MethodGet || slices.Contains([]string{"registered", "verify", "oauthIntrospect"}, rt.id)
 }
 
 // forward has the leader answer, if that is another node. It reports false when

@@ -16,7 +16,7 @@ const (
 	laneLeases
 	laneIssues
 	laneAttest
-	laneFree // never waits: probes, metrics, pings
+	laneFree // never waits: probes, metrics, feeds
 	lanesCount
 )
 

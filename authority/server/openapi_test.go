@@ -111,7 +111,7 @@ func (b *builder) operation(rt *route) object {
 		if rt.contentType != "" {
 			media = rt.contentType
 		}
-		op["requestBody"] = object{"required": true, "content": object{media: object{"schema": b.schema(rt.request)}}}
+		op["requestBody"] = object{"required": !rt.duplex(), "content": object{media: object{"schema": b.schema(rt.request)}}}
 	}
 	status, ok := 200, object{"description": "Success"}
 	if rt.status != 0 {
@@ -120,7 +120,7 @@ func (b *builder) operation(rt *route) object {
 	switch {
 	case rt.response != nil:
 		media := "application/json"
-		if rt.contentType != "" && rt.request == nil {
+		if rt.contentType != "" && (rt.request == nil || rt.duplex()) {
 			media = rt.contentType
 		}
 		ok["content"] = object{media: object{"schema": b.schema(rt.response)}}
@@ -209,7 +209,7 @@ func (b *builder) fields(t reflect.Type, props object, required *[]any) {
 // changes reports whether a retry needs a request id.
 func (rt *route) changes() bool {
 	return rt.method == "DELETE" || rt.method == "POST" && rt.response != reflect.TypeFor[struct{}]() &&
-		!slices.Contains([]string{"registered", "verify", "oauthIntrospect", "beginAttestation", "finishAttestation"}, rt.id)
+		!slices.Contains([]string{"registered", "verify", "oauthIntrospect", "beginAttestation", "finishAttestation", "feed"}, rt.id)
 }
 
 // readDocs reads the comments of package api's types and fields.

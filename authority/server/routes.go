@@ -24,7 +24,7 @@ type route struct {
 	params          []param
 	endpoint
 
-	stream func(x *exchange) error // instead of handle: the feed
+	stream func(x *exchange) error // instead of handle: what has no end set, nor its request where there is one
 	raw    func(x *exchange) error // instead of everything: probes
 }
 
@@ -44,6 +44,9 @@ type param struct {
 }
 
 func (rt *route) name() string { return rt.method + " " + rt.pattern }
+
+// duplex reports that the request's body goes on beside the answer.
+func (rt *route) duplex() bool { return rt.stream != nil && rt.request != nil }
 
 func (rt *route) param(name string) *param {
 	for i := range rt.params {
@@ -151,16 +154,13 @@ func routes() []*route {
 			params:   []param{{name: "kind", doc: "of this kind only"}, paramCursor, paramLimit},
 			endpoint: withoutBody("read", on("revocations"), listRevocations)},
 
-		{method: get, pattern: "/v1/feed", id: "feed", summary: "Stream revocations in log order, one FeedEvent a line",
+		{method: post, pattern: "/v1/feed", id: "feed", summary: "Stream revocations in log order, one FeedEvent a line, and answer the pings of the body, one FeedPing a line, while it goes on",
 			action: "feed", access: "audiences/AUD for each", contentType: "application/x-ndjson", lane: laneFree,
 			params: []param{{name: "audience", doc: "audience to follow", many: true, required: true},
 				{name: "registered", doc: "true: registered tokens too"},
 				{name: "incarnation", doc: "of the cursor to resume after", number: true},
 				{name: "index", doc: "of the cursor to resume after", number: true}},
-			endpoint: endpoint{response: reflect.TypeFor[api.FeedEvent]()}, stream: feed},
-		{method: post, pattern: "/v1/feed/ping", id: "pingFeed", summary: "Ask for a pong on an open stream of one's own",
-			action: "feed", access: "audiences/AUD of the stream", lane: laneFree,
-			endpoint: withBody("feed", pingAccess, pingFeed)},
+			endpoint: endpoint{request: reflect.TypeFor[api.FeedPing](), response: reflect.TypeFor[api.FeedEvent]()}, stream: feed},
 
 		{method: post, pattern: "/v1/leases", id: "lease", summary: "Lease calls of a call budget",
 			action: "lease", access: "audiences/AUD/budgets", lane: laneLeases, limit: setBody,

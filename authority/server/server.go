@@ -51,7 +51,7 @@ type Config struct {
 	// HideMetrics takes /metrics off this listener; Metrics serves it elsewhere.
 	HideMetrics bool
 	// TracerProvider gets a span for each call by a genuine credential, as a
-	// child of the caller's (W3C traceparent); feeds, pings and probes have none.
+	// child of the caller's (W3C traceparent); feeds and probes have none.
 	// What a stranger sends begins no trace. nil: none.
 	TracerProvider trace.TracerProvider
 
@@ -132,9 +132,8 @@ type Server struct {
 	feeds     context.Context // ends when streams are told to end
 	endFeeds  context.CancelFunc
 	streamsMu sync.Mutex
-	streams   map[string]openStream // by stream id; guarded by streamsMu
-	callers   map[string]int        // open streams by caller; guarded by streamsMu
-	open      int                   // guarded by streamsMu
+	callers   map[string]int // open streams by caller; guarded by streamsMu
+	open      int            // guarded by streamsMu
 }
 
 // New returns a server. It listens to nothing yet.
@@ -154,7 +153,7 @@ func New(cfg Config) (*Server, error) {
 	cfg.Limits.complete()
 	s := &Server{
 		cfg: cfg, a: cfg.Authority, log: cfg.Logger, verifier: cfg.Authority.AdminVerifier(),
-		mux: http.NewServeMux(), streams: make(map[string]openStream), callers: make(map[string]int),
+		mux: http.NewServeMux(), callers: make(map[string]int),
 		joins:  newLimiter(cfg.Limits.Joins, cfg.Now),
 		spans:  tracer(cfg.TracerProvider),
 		grants: sync.Pool{New: func() any { return new(capability.Grant) }},

@@ -115,8 +115,11 @@ func (r *rig) endpoints() (out []struct{ method, path, body string }) {
 	var doc struct {
 		Paths map[string]map[string]struct {
 			Security    *[]any
-			RequestBody *struct{ Content map[string]any }
-			Parameters  []struct {
+			RequestBody *struct {
+				Required bool
+				Content  map[string]any
+			}
+			Parameters []struct {
 				Name, In string
 				Required bool
 			}
@@ -127,7 +130,8 @@ func (r *rig) endpoints() (out []struct{ method, path, body string }) {
 	}
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
-			if op.Security != nil || op.RequestBody != nil && op.RequestBody.Content["application/json"] == nil {
+			body := op.RequestBody != nil && op.RequestBody.Required
+			if op.Security != nil || body && op.RequestBody.Content["application/json"] == nil {
 				continue // open to anyone, or OAuth's, which have a test of their own
 			}
 			p, query := path, ""
@@ -142,11 +146,11 @@ func (r *rig) endpoints() (out []struct{ method, path, body string }) {
 			if query != "" {
 				p += "?" + query[1:]
 			}
-			body := ""
-			if op.RequestBody != nil {
-				body = "{}"
+			e := struct{ method, path, body string }{method: strings.ToUpper(method), path: p}
+			if body {
+				e.body = "{}"
 			}
-			out = append(out, struct{ method, path, body string }{strings.ToUpper(method), p, body})
+			out = append(out, e)
 		}
 	}
 	if len(out) < 25 {
@@ -193,7 +197,7 @@ func TestEveryEndpointWantsACredential(t *testing.T) {
 			r.refused(r.do(e.method, e.path, r.RootToken, strings.Repeat("x", 1<<20)), 413, api.CodeBodyTooLarge)
 			r.refused(r.do(e.method, e.path, r.RootToken, `{"surprise":1}`), 400, api.CodeInvalid)
 			r.refused(r.do(e.method, e.path, r.RootToken, `{} {}`), 400, api.CodeInvalid)
-		} else {
+		} else if !strings.HasPrefix(e.path, "/v1/feed?") {
 			r.refused(r.do(e.method, e.path, r.RootToken, `{}`), 400, api.CodeInvalid)
 		}
 		for _, a := range []answer{r.do(e.method, e.path, narrow.Text(), e.body), r.do(e.method, e.path, ended.Text(), e.body)} {
@@ -234,8 +238,9 @@ func TestScope(t *testing.T) {
 	if a := r.do("GET", "/v1/keys?audience=corp", reader.Text(), ""); a.status != 200 {
 		t.Errorf("keys of corp: %d %s", a.status, a.body)
 	}
-	for _, path := range []string{"/v1/keys?audience=corp&audience=other", "/v1/keys?audience=other&audience=corp", "/v1/feed?audience=corp&audience=other"} {
-		r.refused(r.do("GET", path, reader.Text(), ""), 403, capability.CodeResourceDenied)
+	for _, call := range []string{"GET /v1/keys?audience=corp&audience=other", "GET /v1/keys?audience=other&audience=corp", "POST /v1/feed?audience=corp&audience=other"} {
+		method, path, _ := strings.Cut(call, " ")
+		r.refused(r.do(method, path, reader.Text(), ""), 403, capability.CodeResourceDenied)
 	}
 
 	// A service has its own audience, and not another's; two audiences at once
@@ -247,9 +252,10 @@ func TestScope(t *testing.T) {
 	if a := r.do("GET", "/v1/keys?audience=corp", files, ""); a.status != 200 || !bytes.Contains(a.body, []byte(`"secret":"`)) {
 		t.Errorf("own keys: %d", a.status)
 	}
-	for _, path := range []string{"/v1/keys?audience=other", "/v1/keys?audience=corp&audience=other", "/v1/keys?audience=writ",
-		"/v1/feed?audience=other", "/v1/feed?audience=corp&audience=other"} {
-		r.refused(r.do("GET", path, files, ""), 403, capability.CodeResourceDenied)
+	for _, call := range []string{"GET /v1/keys?audience=other", "GET /v1/keys?audience=corp&audience=other", "GET /v1/keys?audience=writ",
+		"POST /v1/feed?audience=other", "POST /v1/feed?audience=corp&audience=other"} {
+		method, path, _ := strings.Cut(call, " ")
+		r.refused(r.do(method, path, files, ""), 403, capability.CodeResourceDenied)
 	}
 	r.refused(r.do("POST", "/v1/tokens", files, issue("corp")), 403, capability.CodeActionDenied)
 	r.refused(r.do("POST", "/v1/services", files, `{"name":"evil","audiences":["corp"]}`), 403, capability.CodeActionDenied)
@@ -468,7 +474,7 @@ func TestFeedEnds(t *testing.T) {
 	r := &rig{Node: n, t: t, hc: &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}}
 	open := func(token string) (io.ReadCloser, int) {
-		req, _ := http.NewRequestWithContext(t.Context(), "GET", "https://"+n.Addr+"/v1/feed?audience=corp", nil)
+		req, _ := http.NewRequestWithContext(t.Context(), "POST", "https://"+n.Addr+"/v1/feed?audience=corp", nil)
 		req.Header.Set("Authorization", "Bearer "+token)
 		resp, err := r.hc.Do(req)
 		if err != nil {

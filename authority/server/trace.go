@@ -24,7 +24,7 @@ func tracer(p trace.TracerProvider) trace.Tracer {
 
 // startSpan begins the call's span under the caller's trace. It comes after the
 // credential's MAC has verified: a stranger could otherwise fill the collector.
-// What needs no room in a lane, feeds and pings, comes too often to be traced.
+// What needs no room in a lane, feeds, comes too often to be traced.
 func (x *exchange) startSpan() {
 	if x.route.lane == laneFree {
 		return
