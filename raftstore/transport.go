@@ -128,6 +128,7 @@ type Transport struct {
 	cfg     TransportConfig
 	streams *streams
 	tls     *tls.Config
+	refused sayings         // of connections
 	ctx     context.Context // until Close
 	cancel  context.CancelFunc
 
@@ -238,11 +239,20 @@ func (t *Transport) listen() {
 			<-slots
 			if err != nil {
 				raw.Close()
-				t.cfg.Logger.Warn("refused a connection", "remote", raw.RemoteAddr().String(), "error", err)
+				t.logRefused(raw.RemoteAddr().String(), err)
 				return
 			}
 			t.take(conn)
 		}()
+	}
+}
+
+// logRefused says whose connection was refused, of each host once in a while:
+// a node that is not let in tries for ever, and so may a stranger.
+func (t *Transport) logRefused(remote string, err error) {
+	host, _, _ := net.SplitHostPort(remote)
+	if held, now := t.refused.now(host); now {
+		t.cfg.Logger.Warn("refused a connection", "remote", remote, "error", err, heldKey, held)
 	}
 }
 
