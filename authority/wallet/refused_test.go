@@ -10,6 +10,7 @@ import (
 	"github.com/writ-dev/writ/authority/wallet"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats/attest"
+	"github.com/writ-dev/writ/caveats/attest/holder"
 	"github.com/writ-dev/writ/caveats/pop"
 )
 
@@ -46,6 +47,21 @@ func TestRevokedMeanwhile(t *testing.T) {
 		}
 		r.wantLogged(c.told)
 	}
+}
+
+// TestRevokedBeforehand: a device can be revoked before it was ever seen, and
+// gets no challenge.
+func TestRevokedBeforehand(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	if _, err := r.root.Revoke(t.Context(), api.RevokeRequest{Kind: api.RevokeDevice, Device: r.machine.holder.Device().String(), Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	want := holder.Want{Caveat: r.mint(nil).Missing()[0].CaveatID, Audience: audience}
+	if _, err := r.Client("").AttestBegin(t.Context(), r.machine.holder.Begin(want)); code(err) != api.CodeAttestation {
+		t.Errorf("%v", err)
+	}
+	r.wantLogged("step=begin reason=device_revoked")
 }
 
 // TestEndedCaveat: a caveat can end before its token does, and is answered no

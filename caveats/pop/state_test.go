@@ -242,6 +242,10 @@ func TestSessionStatements(t *testing.T) {
 	forged := jws(t, signer(stranger), `{"typ":"dpop+jwt","alg":"EdDSA","jwk":`+sk.JWK()+`,"dev.writ/session":"`+statement("writ-session+jwt", good)+`"}`,
 		claims(t, `{"jti":"another"}`))
 	refused(t, ask(v, evidence(forged), hk.HolderKey()), capability.CodeHolderProof, "signature")
+	// Nor does it do for a key of his own, known as the statement is by now.
+	own := jws(t, signer(stranger), `{"typ":"dpop+jwt","alg":"EdDSA","jwk":`+asKey(t, stranger).JWK()+`,"dev.writ/session":"`+statement("writ-session+jwt", good)+`"}`,
+		claims(t, `{"jti":"a third"}`))
+	refused(t, ask(v, evidence(own), hk.HolderKey()), capability.CodeHolderProof, "session is of another key")
 }
 
 func thumb(k *pop.Key) []byte { p := k.HolderKey().Thumbprint; return p[:] }
