@@ -24,7 +24,8 @@ type FeedRequest struct {
 	From       api.Cursor // resume after; zero: from a snapshot
 	// Node is the index into Addrs of the node to open the stream to.
 	Node int
-	// Warm has the stream run on a connection of its own beside the first.
+	// Warm is a second stream beside the first, on a connection of its own. What the
+	// first tells too may come 50 ms later there.
 	Warm bool
 }
 
@@ -46,6 +47,9 @@ func (c *Client) Feed(ctx context.Context, r FeedRequest) (*Feed, error) {
 	q := url.Values{"audience": r.Audiences}
 	if r.Registered {
 		q.Set("registered", "true")
+	}
+	if r.Warm {
+		q.Set("warm", "true")
 	}
 	if r.From != (api.Cursor{}) {
 		q.Set("incarnation", strconv.FormatUint(r.From.Incarnation, 10))

@@ -2,7 +2,6 @@ package server
 
 import (
 	"net/http"
-	"strconv"
 
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
@@ -69,9 +68,9 @@ func lead(x *exchange, _ *struct{}) (*api.NodeStatus, error) {
 }
 
 func removeNode(x *exchange) (*struct{}, error) {
-	force := x.query.Get("force")
-	if force != "" && force != strconv.FormatBool(force == "true") {
-		return nil, invalid("force is true or false")
+	force, err := x.flag("force")
+	if err != nil {
+		return nil, err
 	}
-	return nil, x.s.a.RemoveNode(x.ctx(), x.call, x.r.PathValue("node"), force == "true")
+	return nil, x.s.a.RemoveNode(x.ctx(), x.call, x.r.PathValue("node"), force)
 }

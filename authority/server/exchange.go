@@ -352,6 +352,17 @@ func (x *exchange) duplex() (end func()) {
 	return func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }
 }
 
+// flag reads a query parameter that is true or false.
+func (x *exchange) flag(name string) (bool, error) {
+	switch x.query.Get(name) {
+	case "true":
+		return true, nil
+	case "", "false":
+		return false, nil
+	}
+	return false, invalid(name + " is true or false")
+}
+
 // readBody reads the body within the route's bound, but for one that goes on.
 func (x *exchange) readBody() error {
 	if x.route.request == nil {

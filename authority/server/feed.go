@@ -16,9 +16,15 @@ import (
 	"github.com/writ-dev/writ/capability"
 )
 
-// flushLag is how long a registered token may wait for company before it is
-// sent; everything else is sent at once.
-const flushLag = 10 * time.Millisecond
+// Most is sent at once. What can wait for company waits for so long at most:
+const (
+	// A registered token: verifiers ask where they have not been told.
+	flushLag = 10 * time.Millisecond
+	// All on a feed that is warm, unless it answers a ping. It is of use only should
+	// the other not tell; and a revocation has to reach everyone once before it is
+	// worth anything to tell them again.
+	warmLag = 50 * time.Millisecond
+)
 
 var (
 	errTooManyStreams = &refusal{status: http.StatusTooManyRequests, code: api.CodeOverloaded, retry: 5, detail: "too many feeds are open"}
@@ -36,12 +42,12 @@ func feed(x *exchange) error {
 	}
 	pings := make(chan uint64)
 	req := authority.FeedRequest{Audiences: x.query["audience"], Pings: pings}
-	switch v := x.query.Get("registered"); v {
-	case "true":
-		req.Registered = true
-	case "", "false":
-	default:
-		return invalid("registered is true or false")
+	if req.Registered, err = x.flag("registered"); err != nil {
+		return err
+	}
+	warm, err := x.flag("warm")
+	if err != nil {
+		return err
 	}
 	if req.From.Incarnation, err = x.number("incarnation", 0); err != nil {
 		return err
@@ -60,7 +66,7 @@ func feed(x *exchange) error {
 	if x.s.feeds.Err() != nil {
 		return errShuttingDown
 	}
-	f := &feedWriter{x: x, out: http.NewResponseController(x.w), ctx: ctx}
+	f := &feedWriter{x: x, out: http.NewResponseController(x.w), ctx: ctx, warm: warm}
 	// A request's deadlines are not a stream's: its writes are bounded one by one.
 	_ = f.out.SetReadDeadline(time.Time{})
 	_ = f.out.SetWriteDeadline(time.Time{})
@@ -136,6 +142,7 @@ type feedWriter struct {
 	x      *exchange
 	out    *http.ResponseController
 	ctx    context.Context
+	warm   bool
 	stream string // id, once hello was sent; the sending goroutine's own
 	begun  bool   // likewise
 
@@ -177,13 +184,21 @@ func (f *feedWriter) send(e *api.FeedEvent) error {
 	switch {
 	case f.snapshot:
 		return nil
+	case f.warm && (e.Revoke != nil || e.Issued != nil || e.Keys || e.Checkpoint != ""):
+		f.flushIn(warmLag)
+		return nil
 	case e.Issued != nil:
-		if f.timer == nil {
-			f.timer = time.AfterFunc(flushLag, f.late)
-		}
+		f.flushIn(flushLag)
 		return nil
 	}
 	return f.flush()
+}
+
+// flushIn has what is written flushed by then at the latest. mu is held.
+func (f *feedWriter) flushIn(lag time.Duration) {
+	if f.timer == nil {
+		f.timer = time.AfterFunc(lag, f.late)
+	}
 }
 
 // flush is called with mu held.

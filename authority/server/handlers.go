@@ -74,18 +74,15 @@ func listTokens(x *exchange) (*api.TokenList, error) {
 // catchUp has the node apply what was acknowledged anywhere before this call, if
 // the query wants a linearizable answer.
 func (x *exchange) catchUp() error {
-	switch x.query.Get("linearizable") {
-	case "", "false":
-		return nil
-	case "true":
-		ctx, cancel := context.WithTimeout(x.ctx(), quorumWait)
-		defer cancel()
-		if err := x.s.a.Barrier(ctx); err != nil {
-			return &refusal{status: http.StatusServiceUnavailable, code: capability.CodeUnavailable, retry: 1, detail: "no quorum answers", err: err}
-		}
-		return nil
+	if wanted, err := x.flag("linearizable"); err != nil || !wanted {
+		return err
 	}
-	return invalid("linearizable is true or false")
+	ctx, cancel := context.WithTimeout(x.ctx(), quorumWait)
+	defer cancel()
+	if err := x.s.a.Barrier(ctx); err != nil {
+		return &refusal{status: http.StatusServiceUnavailable, code: capability.CodeUnavailable, retry: 1, detail: "no quorum answers", err: err}
+	}
+	return nil
 }
 
 // quorumWait is how long a linearizable read waits: longer than a failover takes.
