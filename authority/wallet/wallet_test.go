@@ -473,6 +473,9 @@ func TestEnrolment(t *testing.T) {
 	}
 }
 
+// unfinished is how many challenges are begun.
+const unfinished = 10_000
+
 // TestUnfinishedChallenges: ten thousand are begun and never finished. Nothing of them is
 // kept, and honest holders still get through.
 func TestUnfinishedChallenges(t *testing.T) {
