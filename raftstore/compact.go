@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"math"
 	"os"
@@ -13,8 +14,7 @@ import (
 // hashicorp/raft bounds the log by entries alone, and one may be of any size up
 // to Config.MaxCommand. What is here bounds it by bytes.
 
-// watchLog takes a snapshot whenever more than Config.SnapshotBytes were
-// appended since the last. It looks when the guard says that the log has grown:
+// watchLog takes a snapshot whenever enough was appended since the last. It looks when the guard says that the log has grown:
 // one that fails (a full disk, a change of members under way) is tried again
 // when it has grown some more.
 func (s *Store) watchLog() {
@@ -29,7 +29,7 @@ func (s *Store) watchLog() {
 		}
 		index, _ := s.snaps.newest()
 		last := s.raft.LastIndex()
-		if index+s.fitting(last, math.MaxUint64, s.cfg.SnapshotBytes) >= last {
+		if index+s.fitting(last, math.MaxUint64, s.enough(index)) >= last {
 			continue
 		}
 		err := s.Snapshot(context.Background())
@@ -37,6 +37,16 @@ func (s *Store) watchLog() {
 			s.cfg.Logger.Warn("the log is long, and no snapshot could be taken", "error", err)
 		}
 	}
+}
+
+// enough is how many bytes of entries behind the snapshot of index are for the next:
+// Config.SnapshotBytes or down to half of them, by the node and by the snapshot.
+// The nodes have the same log, and would otherwise each write one at the same
+// moment, every time.
+func (s *Store) enough(index uint64) uint64 {
+	sum := sha256.Sum256(append([]byte(s.cfg.NodeID), indexKey(index)...))
+	const parts = 16
+	return s.cfg.SnapshotBytes - s.cfg.SnapshotBytes/(2*parts)*uint64(sum[0]%parts)
 }
 
 // trail tells Raft how much to leave in the log behind the snapshot of index,

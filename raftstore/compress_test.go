@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -158,48 +159,59 @@ func TestOlderSnapshotFormatIsRefused(t *testing.T) {
 	}
 }
 
-// TestNewerSnapshotStays where an older one comes after it, from a leader whose
-// own is older: that one is about to be restored, the other is what the disk
-// knows best.
+// TestNewerSnapshotStays where an older one is complete after it, and one of the
+// same index, written beside it, is as good.
 func TestNewerSnapshotStays(t *testing.T) {
 	dir := t.TempDir()
 	snaps, err := openSnapshots(dir, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	take := func(index uint64) {
+	begin := func(index uint64) raft.SnapshotSink {
 		t.Helper()
 		sink, err := snaps.Create(1, index, 1, raft.Configuration{}, 1, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := sink.Close(); err != nil {
+		if _, err := fmt.Fprintf(sink, "state at %d", index); err != nil {
 			t.Fatal(err)
 		}
+		return sink
 	}
-	kept := func(want ...uint64) {
+	kept := func(want uint64) {
 		t.Helper()
 		again, err := openSnapshots(dir, func(err error) { t.Error(err) })
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range []*snapshots{snaps, again} {
-			var got []uint64
-			for _, m := range s.metas {
-				got = append(got, m.Index)
+			if len(s.metas) != 1 || s.metas[0].Index != want {
+				t.Fatalf("kept %v, want %d", s.metas, want)
 			}
-			if !reflect.DeepEqual(got, want) {
-				t.Errorf("kept %v, want %v", got, want)
+			_, r, err := s.Open(s.metas[0].ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(r)
+			if err := errors.Join(err, r.Close()); err != nil || string(b) != fmt.Sprintf("state at %d", want) {
+				t.Errorf("%q, %v", b, err)
 			}
 		}
 	}
-	take(5)
-	take(10)
+	complete := func(sink raft.SnapshotSink) {
+		t.Helper()
+		if err := sink.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	complete(begin(5))
+	late, one, other := begin(7), begin(10), begin(10)
+	complete(one)
+	complete(other)
+	if err := late.Close(); !errors.Is(err, ErrNothingNew) {
+		t.Errorf("older: %v", err)
+	}
 	kept(10)
-	take(7)
-	kept(10, 7)
-	take(10)
-	kept(10)
-	take(12)
+	complete(begin(12))
 	kept(12)
 }

@@ -100,7 +100,8 @@ type Config struct {
 
 	// A snapshot is taken when, at a check every SnapshotInterval (to twice
 	// that), SnapshotThreshold entries came since the last, and at once when
-	// SnapshotBytes of them did.
+	// SnapshotBytes of them did, or down to half of that: every node at its own
+	// time.
 	SnapshotThreshold, SnapshotBytes uint64
 	SnapshotInterval                 time.Duration
 

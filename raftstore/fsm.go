@@ -117,8 +117,13 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		// Half of one state and half of another is no state to go on from.
 		f.broken(fmt.Errorf("%w: restore: %w", ErrStateMachine, err))
 	}
-	f.advance(f.sm.AppliedIndex())
-	if s := snapshotOf(r); s != nil {
+	index := f.sm.AppliedIndex()
+	s := snapshotOf(r)
+	if s != nil {
+		index = s.meta.Index // Raft's own entries may be the last in it
+	}
+	f.at(index)
+	if s != nil {
 		f.configured(s.meta.Configuration, s.meta.ConfigurationIndex)
 	}
 	return nil
@@ -152,11 +157,16 @@ func (s *fsmSnapshot) Release() {
 }
 
 func (f *fsm) advance(index uint64) {
+	if index > f.applied.Load() {
+		f.at(index)
+	}
+}
+
+// at says how far the state is. That is less than before only where Open restores
+// a snapshot over a state that was kept.
+func (f *fsm) at(index uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if index <= f.applied.Load() {
-		return
-	}
 	f.applied.Store(index)
 	close(f.more)
 	f.more = make(chan struct{})

@@ -32,6 +32,7 @@ type patient struct {
 	rpcs          chan raft.RPC
 	ended         chan struct{} // closed when Raft is shut down
 	closing, dead <-chan struct{}
+	patience      time.Duration             // with a leader, for the next piece of a snapshot
 	raft          atomic.Pointer[raft.Raft] // once it runs
 }
 
@@ -124,6 +125,9 @@ func (p *patient) forward(alone bool) {
 	for {
 		select {
 		case rpc := <-p.Transport.Consumer():
+			if args, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
+				rpc = p.receive(rpc, args)
+			}
 			if !p.hand(rpc) {
 				return
 			}

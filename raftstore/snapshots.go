@@ -148,7 +148,8 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 		return nil, fmt.Errorf("%w: snapshot description of %d bytes", ErrTooLarge, len(info))
 	}
 	id := fmt.Sprintf("%020d-%020d", index, term)
-	f, err := os.OpenFile(filepath.Join(s.dir, id+snapshotTemp), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	// One from a leader may come in while this node writes its own of the same index.
+	f, err := os.CreateTemp(s.dir, id+"-*"+snapshotTemp)
 	if err != nil {
 		return nil, s.failed(err)
 	}
@@ -309,7 +310,7 @@ func (k *snapshotSink) Cancel() error {
 	return errors.Join(k.f.Close(), os.Remove(k.f.Name()))
 }
 
-// Close completes the snapshot and removes the ones before it.
+// Close completes the snapshot, which takes the place of the one before it.
 func (k *snapshotSink) Close() error {
 	if k.done {
 		return nil
@@ -326,22 +327,23 @@ func (k *snapshotSink) Close() error {
 	if err != nil {
 		return errors.Join(k.store.failed(err), k.Cancel())
 	}
+	before, taken, err := k.store.add(k)
+	if err != nil {
+		return errors.Join(k.store.failed(err), k.Cancel())
+	}
 	k.done = true
-	if err := k.f.Close(); err != nil {
-		return k.store.failed(err)
-	}
-	if err := os.Rename(k.f.Name(), strings.TrimSuffix(k.f.Name(), snapshotTemp)+snapshotSuffix); err != nil {
-		return k.store.failed(err)
-	}
+	errs := []error{k.f.Close()}
 	if err := syncDir(k.store.dir); err != nil {
 		k.store.fatal(fmt.Errorf("raftstore: %s: sync failed: %w", k.store.dir, err))
 		return err
 	}
-	taken, err := k.store.add(k.meta)
+	for _, m := range before {
+		errs = append(errs, os.Remove(filepath.Join(k.store.dir, m.ID+snapshotSuffix)))
+	}
 	if taken != nil {
 		taken(k.meta.Index)
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 func (k *snapshotSink) sync() error {
@@ -351,22 +353,26 @@ func (k *snapshotSink) sync() error {
 	return k.f.Sync()
 }
 
-// add takes in a completed snapshot and removes the ones before it. A newer one
-// stays: it is there when a leader sends a node an older one than its own. It
-// returns what is to be called then.
-func (s *snapshots) add(meta *raft.SnapshotMeta) (taken func(index uint64), err error) {
+// errOlder: a snapshot was received while this node wrote its own. Raft must not
+// take the end of the log for that of the one that was late.
+var errOlder = errors.New("raftstore: there is a newer snapshot")
+
+// add gives a snapshot that is written and synced its name. It returns those whose
+// place it takes, and what is to be called then. A snapshot that comes when there is
+// a newer one is refused: a leader's came in while this node wrote its own, and
+// Raft must not go back to the end of that.
+func (s *snapshots) add(k *snapshotSink) (before []*raft.SnapshotMeta, taken func(index uint64), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.metas = slices.DeleteFunc(s.metas, func(m *raft.SnapshotMeta) bool { return m.ID == meta.ID })
-	s.metas = append(s.metas, meta)
-	s.sort()
-	for oldest := s.metas[len(s.metas)-1]; oldest != meta; oldest = s.metas[len(s.metas)-1] {
-		if err := os.Remove(filepath.Join(s.dir, oldest.ID+snapshotSuffix)); err != nil {
-			return nil, err
-		}
-		s.metas = s.metas[:len(s.metas)-1]
+	if len(s.metas) > 0 && s.metas[0].ID > k.meta.ID {
+		return nil, nil, fmt.Errorf("%w: a newer one came in", ErrNothingNew)
 	}
-	return s.taken, nil
+	if err := os.Rename(k.f.Name(), filepath.Join(s.dir, k.meta.ID+snapshotSuffix)); err != nil {
+		return nil, nil, err
+	}
+	before = slices.DeleteFunc(s.metas, func(m *raft.SnapshotMeta) bool { return m.ID == k.meta.ID })
+	s.metas = []*raft.SnapshotMeta{k.meta}
+	return before, s.taken, nil
 }
 
 // whenTaken has taken called, with a snapshot's index, whenever one is complete.

@@ -86,7 +86,10 @@ func Open(cfg Config, sm StateMachine) (_ *Store, err error) {
 	}
 	s.fsm = newFSM(sm, s.fail, cfg.NodeID, s.markRemoved)
 	notify := make(chan bool, 1)
-	wrapped := &patient{Transport: trans, rpcs: make(chan raft.RPC), ended: make(chan struct{}), closing: s.closing, dead: s.fail.dead}
+	wrapped := &patient{
+		Transport: trans, rpcs: make(chan raft.RPC), ended: make(chan struct{}), closing: s.closing, dead: s.fail.dead,
+		patience: cfg.DiskStall,
+	}
 	if err := s.startRaft(wrapped, notify); err != nil {
 		return nil, err
 	}
@@ -158,7 +161,7 @@ func (s *Store) openDisk(trans raft.Transport, smApplied uint64) error {
 	s.guard = &guard{
 		logs: s.log, stable: s.log, fail: s.fail, stall: s.cfg.DiskStall, logger: s.cfg.Logger,
 		restoreTo: snapIndex + 64*maxAppendEntries, closing: s.closing,
-		every: max(1, s.cfg.SnapshotBytes/8), grown: make(chan struct{}, 1),
+		every: max(1, s.cfg.SnapshotBytes/32), grown: make(chan struct{}, 1),
 	}
 	for _, index := range found.configs {
 		if index > snapIndex {

@@ -418,6 +418,8 @@ type peerConn struct {
 	id       string
 	accepted bool
 	extend   time.Duration // how far each Write moves the deadline, if at all
+
+	end context.CancelFunc // called when it is closed; not nil: attended, and without deadlines
 }
 
 func (c *peerConn) state() tls.ConnectionState { return c.Conn.(*tls.Conn).ConnectionState() }
@@ -432,6 +434,14 @@ func (c *peerConn) Write(b []byte) (int, error) {
 		}
 	}
 	return c.Conn.Write(b)
+}
+
+// SetDeadline implements net.Conn.
+func (c *peerConn) SetDeadline(t time.Time) error {
+	if c.end != nil {
+		return nil
+	}
+	return c.Conn.SetDeadline(t)
 }
 
 // Close says goodbye, and closes.
@@ -469,6 +479,9 @@ func (t *Transport) untrack(c *peerConn) {
 		return
 	}
 	delete(t.conns, c)
+	if c.end != nil {
+		c.end()
+	}
 	if c.accepted {
 		if t.perPeer[c.id]--; t.perPeer[c.id] == 0 {
 			delete(t.perPeer, c.id)
@@ -549,7 +562,7 @@ func (t *Transport) RequestPreVote(id raft.ServerID, address raft.ServerAddress,
 
 // InstallSnapshot implements raft.Transport.
 func (t *Transport) InstallSnapshot(id raft.ServerID, address raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	return t.NetworkTransport.InstallSnapshot(id, t.target(id, address), args, resp, data)
+	return t.NetworkTransport.InstallSnapshot(id, t.target(id, address)+snapshotMark, args, resp, data)
 }
 
 // TimeoutNow implements raft.Transport.
@@ -586,11 +599,15 @@ func (s *streams) Addr() net.Addr { return s.t.cfg.Listener.Addr() }
 
 // Dial implements raft.StreamLayer; target is Transport.target's.
 func (s *streams) Dial(target raft.ServerAddress, _ time.Duration) (net.Conn, error) {
-	id, address, _ := strings.Cut(string(target), "\x00")
+	to, snapshot := strings.CutSuffix(string(target), snapshotMark)
+	id, address, _ := strings.Cut(to, "\x00")
 	c, err := s.t.dial(s.t.ctx, id, address, protoRaft)
 	if err != nil {
 		return nil, err
 	}
-	c.extend = s.t.cfg.IOTimeout
-	return c, nil
+	if !snapshot {
+		c.extend = s.t.cfg.IOTimeout
+		return c, nil
+	}
+	return c, s.t.attended(c, address)
 }
