@@ -147,6 +147,31 @@ func TestProofRefusals(t *testing.T) {
 	}
 }
 
+// Evidence says how it proves over gRPC too: a token can forbid session keys.
+func TestSessionsForbidden(t *testing.T) {
+	g, k, token := bound(t, pop.Config{})
+	direct, err := token.Attenuate("context pop is direct")
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := pop.NewSession(k, 0, nil)
+	for _, c := range []struct {
+		name   string
+		token  *capability.Token
+		signer pop.Signer
+		code   capability.Code
+	}{
+		{"a session", token, session, ""}, {"the key", direct, k, ""}, {"a session, forbidden", direct, session, capability.CodeContextDenied},
+	} {
+		prover := grpcguard.UnsafePlaintextProve(grpcguard.Static(c.token), c.signer)
+		conn := dial(t, g, &health{}, &echo{}, grpc.WithPerRPCCredentials(prover))
+		_, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "db"})
+		if grpcguard.CodeOf(err) != c.code || (err == nil) != (c.code == "") {
+			t.Errorf("%s: %v, want %q", c.name, err, c.code)
+		}
+	}
+}
+
 // A client certificate proves its key, and only that of the connection.
 func TestClientCertificate(t *testing.T) {
 	v, err := pop.New(pop.Config{Origins: []string{"https://example.com"}})

@@ -47,6 +47,14 @@
 // server's nonce has it in its data as dpop_nonce. AttachProof is the client's
 // side; it tries again with that nonce.
 //
+// A client certificate (RFC 8705) proves its key over HTTP, where the SDK's
+// handler is wrapped in Guard.Handler and the server asks for one:
+//
+//	http.Server{Handler: g.Handler(handler), TLSConfig: &tls.Config{ClientAuth: tls.RequestClientCert, …}}
+//
+// A client has it in the tls.Config of the http.Client that it gives its
+// transport (pop.ClientCertificate).
+//
 // # Refusals
 //
 // A refusal is a JSON-RPC error, not a result with IsError: the call never

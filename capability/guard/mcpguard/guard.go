@@ -2,6 +2,7 @@ package mcpguard
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,7 +43,8 @@ type Config struct {
 	// is none.
 	Holder func(ctx context.Context, r mcp.Request, token string) capability.HolderProof
 	// Proofs, if set, replaces Holder: it judges DPoP proofs in _meta and in the
-	// request's header. Its origins have that of Endpoint.
+	// request's header, and the client certificates that Handler finds. Its origins
+	// have that of Endpoint.
 	Proofs *pop.Verifier
 	// Endpoint is what proofs are made for: the URL that clients of the HTTP
 	// transport are given, such as https://tools.corp.example/mcp, or a name of
@@ -75,7 +77,8 @@ type Guard struct {
 	config Config
 	open   map[string]bool
 	maps   map[string]Mapping
-	path   string // of Endpoint
+	path   string   // of Endpoint
+	key    [32]byte // of what Handler says to the guard
 }
 
 const methodCallTool = "tools/call"
@@ -92,6 +95,7 @@ func New(v guard.Verifier, c Config, opts ...guard.Option) (*Guard, error) {
 		"resources/list":           list("resources"),
 		"resources/templates/list": list("resources"),
 	}}
+	rand.Read(g.key[:])
 	if c.Proofs != nil {
 		if g.path, err = endpointPath(c); err != nil {
 			return nil, err
@@ -373,7 +377,7 @@ func extraWithout(extra *mcp.RequestExtra) *mcp.RequestExtra {
 	}
 	out := *extra
 	out.Header = extra.Header.Clone()
-	for _, name := range []string{"Authorization", guard.DischargesHeader, pop.Header} {
+	for _, name := range []string{"Authorization", guard.DischargesHeader, pop.Header, certificateHeader} {
 		out.Header.Del(name)
 	}
 	return &out

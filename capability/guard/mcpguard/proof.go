@@ -58,8 +58,11 @@ func (g *Guard) evidence(method string, r mcp.Request, token string, dpop bool) 
 		return pop.Evidence{}, err
 	}
 	e := pop.Evidence{Token: token, Method: "POST", Scheme: u.Scheme, Authority: u.Host, Path: u.EscapedPath()}
-	if extra := r.GetExtra(); extra != nil && dpop {
-		e.Proofs = extra.Header.Values(pop.Header)
+	if extra := r.GetExtra(); extra != nil {
+		e.Certificate = g.certificate(extra.Header)
+		if dpop {
+			e.Proofs = extra.Header.Values(pop.Header)
+		}
 	}
 	p := r.GetParams()
 	if isNil(p) {

@@ -2,11 +2,15 @@ package mcpguard_test
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
@@ -187,6 +191,119 @@ func TestProofInHeader(t *testing.T) {
 	cs = session(t, &mcp.StreamableClientTransport{Endpoint: ts.URL + "/mcp", HTTPClient: bare}, func() {})
 	if err := pay(t, cs); mcpguard.CodeOf(err) != capability.CodeHolderProof {
 		t.Errorf("without a proof: %v", err)
+	}
+}
+
+// A client certificate proves its key for the requests of its own connections,
+// and nothing that a client says of certificates does.
+func TestClientCertificate(t *testing.T) {
+	a := guardtest.For(t)
+	k, err := pop.GenerateKey(pop.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := func() tls.Certificate {
+		cert, err := pop.ClientCertificate(k, time.Now(), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	cert := certificate()
+	holder, err := caveats.Holder(pop.CertificateKey(cert.Certificate[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := a.Token(t, holder, "context pop is direct")
+
+	var server *mcp.Server
+	var between http.Header // of the last request that the SDK saw
+	sdk := mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
+	ts := httptest.NewUnstartedServer(nil)
+	endpoint := "https://" + ts.Listener.Addr().String() + "/mcp"
+	g := newGuard(t, a, mcpguard.Config{Proofs: proofs(t, pop.Config{Origins: []string{"https://" + ts.Listener.Addr().String()}}), Endpoint: endpoint})
+	wrapped := g.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		between = r.Header.Clone()
+		sdk.ServeHTTP(w, r)
+	}))
+	ts.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/bare" {
+			sdk.ServeHTTP(w, r)
+			return
+		}
+		wrapped.ServeHTTP(w, r)
+	})
+	ts.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	ts.StartTLS()
+	t.Cleanup(ts.Close) // after the sessions have ended
+	server, got := newServer(t, g)
+	call := func(at string, says http.Header, with ...tls.Certificate) error {
+		*got = seen{}
+		base := ts.Client().Transport.(*http.Transport).Clone()
+		base.TLSClientConfig.Certificates = with
+		hc := &http.Client{Transport: &guard.Transport{Token: token, Base: saying{base, says}}}
+		return pay(t, session(t, &mcp.StreamableClientTransport{Endpoint: at, HTTPClient: hc, DisableStandaloneSSE: true}, base.CloseIdleConnections))
+	}
+
+	if err := call(endpoint, nil, cert); err != nil {
+		t.Fatal(err)
+	}
+	const header = "Writ-Client-Certificate"
+	if between.Get(header) == "" || got.header == nil || got.header.Get(header) != "" {
+		t.Errorf("between %v, the tool sees %v", between, got.header)
+	}
+	used := http.Header{header: between.Values(header)}
+	made := http.Header{header: {base64.StdEncoding.EncodeToString(append(make([]byte, 32), cert.Certificate[0]...))}}
+	for name, c := range map[string]struct {
+		at   string
+		says http.Header
+		with []tls.Certificate
+	}{
+		"another one of the same key":       {endpoint, nil, []tls.Certificate{certificate()}},
+		"what the guard once told itself":   {endpoint, used, nil},
+		"that, beside another certificate":  {endpoint, used, []tls.Certificate{certificate()}},
+		"made up, where nobody looks at it": {ts.URL + "/bare", made, nil},
+		"a certificate where nobody looks":  {ts.URL + "/bare", nil, []tls.Certificate{cert}},
+	} {
+		if err := call(c.at, c.says, c.with...); mcpguard.CodeOf(err) != capability.CodeHolderProof || got.arguments != "" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// saying adds headers to every request.
+type saying struct {
+	base   http.RoundTripper
+	header http.Header
+}
+
+func (s saying) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	maps.Copy(r.Header, s.header)
+	return s.base.RoundTrip(r)
+}
+
+// Evidence says how it proves over MCP too: a token can forbid session keys.
+func TestSessionsForbidden(t *testing.T) {
+	a := guardtest.For(t)
+	server, _ := newServer(t, newGuard(t, a, mcpguard.Config{Proofs: proofs(t, pop.Config{}), Endpoint: endpoint}))
+	k, token := bound(t, a)
+	direct, err := token.Attenuate("context pop is direct")
+	if err != nil {
+		t.Fatal(err)
+	}
+	session := pop.NewSession(k, 0, nil)
+	for _, c := range []struct {
+		name   string
+		token  *capability.Token
+		signer pop.Signer
+		code   capability.Code
+	}{
+		{"a session", token, session, ""}, {"the key", direct, k, ""}, {"a session, forbidden", direct, session, capability.CodeContextDenied},
+	} {
+		if err := pay(t, connect(t, server, mcpguard.AttachProof(mcpguard.Static(c.token), c.signer, endpoint))); mcpguard.CodeOf(err) != c.code || (err == nil) != (c.code == "") {
+			t.Errorf("%s: %v, want %q", c.name, err, c.code)
+		}
 	}
 }
 
