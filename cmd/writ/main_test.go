@@ -98,6 +98,7 @@ func bin(t *testing.T) string {
 //	serving NAME ARG…      writ serve ARG…, in the background until kill NAME or
 //	                       the end; waits until it serves. With cluster as the
 //	                       first ARG, writ cluster ARG…
+//	port NAME…             a port of its own, in $NAME
 //	crash NAME             kill -9
 //	finish NAME            SIGTERM, and its exit code must be 0
 func TestScripts(t *testing.T) {
@@ -120,6 +121,7 @@ func TestScripts(t *testing.T) {
 			"flip":    scriptFlip,
 			"exits":   scriptExits,
 			"serving": scriptServing,
+			"port":    scriptPort,
 			"crash":   func(ts *testscript.TestScript, _ bool, args []string) { scriptEnd(ts, args, syscall.SIGKILL) },
 			"finish":  func(ts *testscript.TestScript, _ bool, args []string) { scriptEnd(ts, args, syscall.SIGTERM) },
 		},
@@ -251,6 +253,15 @@ func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("err"), []byte(errOut), 0o600))
 	if fmt.Sprint(code) != args[0] {
 		ts.Fatalf("%s: exit code %d, not %s\n[stdout]\n%s[stderr]\n%s", args[1], code, args[0], out, errOut)
+	}
+}
+
+func scriptPort(ts *testscript.TestScript, neg bool, args []string) {
+	for _, name := range args {
+		port, keeper, err := keepPort()
+		ts.Check(err)
+		ts.Defer(func() { keeper.Close() })
+		ts.Setenv(name, port)
 	}
 }
 
