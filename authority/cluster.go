@@ -2,6 +2,7 @@ package authority
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -103,6 +104,7 @@ func (a *Authority) awaitState(ctx context.Context) error {
 	defer tick.Stop()
 	learn := time.NewTicker(500 * time.Millisecond)
 	defer learn.Stop()
+	wait := newStateWait(a.cfg)
 	for {
 		changed := a.machine.Changed()
 		if r, ok := a.machine.Member(a.cfg.NodeID); ok && r.State == state.MemberRemoved {
@@ -126,10 +128,50 @@ func (a *Authority) awaitState(ctx context.Context) error {
 			// it was.
 			a.peers.learn(ctx)
 			a.announce(ctx)
+			if err := wait.on(a.store.Leader()); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the cluster's state: %w", ctx.Err())
 		}
 	}
+}
+
+// stateWait is a node's wait for the cluster's state: how long it may take, and
+// what the log says meanwhile. A state that is on its way takes as long as it takes.
+type stateWait struct {
+	cfg   Config
+	heard time.Time // when a leader last reached the node
+	say   time.Time // when the log is to say that the node waits
+}
+
+// The log says that a node waits after the first of these, and then each time
+// after the second.
+const (
+	sayWaiting      = 5 * time.Second
+	sayWaitingAgain = time.Minute
+)
+
+func newStateWait(cfg Config) *stateWait {
+	now := time.Now()
+	return &stateWait{cfg: cfg, heard: now, say: now.Add(sayWaiting)}
+}
+
+// on goes on waiting, with a leader or none, or says why it is in vain.
+func (w *stateWait) on(leader, _ string) error {
+	now := time.Now()
+	if leader != "" {
+		w.heard = now
+	}
+	limit := cmp.Or(w.cfg.Peers.JoinWait, DefaultJoinWait)
+	if w.cfg.Joined != nil && now.Sub(w.heard) >= limit {
+		return fmt.Errorf("%w: %v long, at %s", ErrUnreached, limit, w.cfg.Peers.address())
+	}
+	if !now.Before(w.say) {
+		w.cfg.Logger.Warn("waiting for the cluster's state: a majority of the voters must be up and reach this node", "leader", leader, "address", w.cfg.Peers.address())
+		w.say = now.Add(sayWaitingAgain)
+	}
+	return nil
 }
 
 // startPeers starts what a node of a cluster does besides.

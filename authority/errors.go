@@ -21,6 +21,9 @@ var (
 	ErrNotFormed = errors.New("authority: no cluster has been formed here")
 	// ErrConfig: the configuration is wrong.
 	ErrConfig = errors.New("authority: invalid configuration")
+	// ErrUnreached: a node that has just joined was reached by no leader in
+	// PeerConfig.JoinWait. Its place is kept: it goes on when it is opened again.
+	ErrUnreached = errors.New("authority: no leader reaches this node")
 )
 
 // Error is a refusal, or a failure, of one of the authority's services.

@@ -45,9 +45,17 @@ type PeerConfig struct {
 	// raftstore.Config. 0: the Profile's; a Lease of half the Heartbeat.
 	Heartbeat, Election, Lease time.Duration
 
+	// JoinWait bounds how long a node waits that has just joined and that no leader
+	// reaches. 0: DefaultJoinWait. A node that starts again waits for as long as it
+	// takes.
+	JoinWait time.Duration
+
 	// Dial connects to a peer, for tests and proxies. Nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
+
+// DefaultJoinWait is enough for a failover, and for a machine that is busy.
+const DefaultJoinWait = time.Minute
 
 func (cfg *PeerConfig) address() string {
 	if cfg.Advertise != "" {
@@ -61,7 +69,7 @@ func (cfg *PeerConfig) address() string {
 const (
 	methodHello   = raftstore.FirstMethod     // → hello
 	methodForward = raftstore.FirstMethod + 1 // Forwarded → Answer
-	methodRecords = raftstore.FirstMethod + 2 // recordsRequest → recordsAnswer
+	methodRecords = raftstore.FirstMethod + 2 // recordsRequest → records, see answerRecords
 	methodRecall  = raftstore.FirstMethod + 3 // []recall → nothing
 	methodMember  = raftstore.FirstMethod + 4 // state.MemberRecord of the caller: its addresses → nothing
 	methodPeers   = raftstore.FirstMethod + 5 // → []api.ClusterPeer: the members

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/raftstore"
 )
 
@@ -92,12 +94,17 @@ func newClusterJoin(a *app) *cobra.Command {
 	var o serveOptions
 	var conn connection
 	var tokenFile string
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "join",
 		Short: "join a cluster with a token, and run the node",
 		Long: `Join a cluster with the token on standard input, in an empty data directory, and
 run the node. It makes its own key, gets a certificate and its copy of the cluster's key,
 and becomes a voter once it has caught up, unless the token is for a replica.
+
+Where the cluster does not take the node in, the token is not lost: the same command
+can be run again. Once it has, the place is the node's, whether or not the others have
+reached it in --wait: writ serve goes on from there.
 
 Afterwards start the node with writ serve and the same configuration.`,
 		Example: `  writ cluster join --node n2 --listen 10.0.0.2:7480 --peer-listen 10.0.0.2:7481 \
@@ -122,8 +129,9 @@ Afterwards start the node with writ serve and the same configuration.`,
 					return err
 				}
 				defer c.Close()
+				cfg.Peers.JoinWait = wait
 				cfg.Joined, err = c.ClusterJoin(ctx, *req)
-				return err
+				return joinFailure(err)
 			}
 			return a.serve(cmd, &o)
 		},
@@ -131,8 +139,25 @@ Afterwards start the node with writ serve and the same configuration.`,
 	o.config.add(cmd)
 	conn.add(cmd)
 	cmd.Flags().StringVar(&tokenFile, "join-token-file", "", "read the join token from this `file` instead of standard input")
+	cmd.Flags().DurationVar(&wait, "wait", authority.DefaultJoinWait, "how `long` to wait for a leader to reach this node, such as 30s")
 	o.addExit(cmd, "exit once it has joined")
 	return cmd
+}
+
+// joinFailure says of an answer that decides nothing that the token is good for
+// another try: the same node with the same token gets the same place.
+func joinFailure(err error) error {
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok {
+		return err
+	}
+	switch e.Problem.Code {
+	case api.CodeNotLeader, api.CodeIndeterminate, api.CodeOverloaded, capability.CodeUnavailable:
+		f := *explain(err)
+		f.Hint = "the token is not lost: run the same command again, once a majority of the voters is up"
+		return &f
+	}
+	return err
 }
 
 func nodeRow(n *api.NodeStatus) []string {

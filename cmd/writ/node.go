@@ -214,6 +214,8 @@ func explainNode(err error) *failure {
 	switch {
 	case errors.Is(err, authority.ErrKeyFile):
 		return &failure{Code: "wrong_key_file", Message: msg, Hint: "name the key file that this node was formed with: --node-key"}
+	case errors.Is(err, authority.ErrUnreached):
+		return &failure{Code: "unreached", Message: msg, Hint: "it has its place, and the token is spent: check that the others reach that address and that a majority of them is up, then start it with writ serve"}
 	case errors.Is(err, authority.ErrNotFormed):
 		return &failure{Code: "not_formed", Message: msg, Hint: "writ serve --init forms a new one"}
 	case errors.Is(err, authority.ErrConfig):
