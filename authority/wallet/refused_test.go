@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/wallet"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats/attest"
@@ -100,6 +101,46 @@ func TestEndedCaveat(t *testing.T) {
 	}
 	if got, want := in.Caveats[0].Condition, "time-before "+ends.UTC().Truncate(time.Millisecond).Format(time.RFC3339Nano); got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestAttestedOperator: the authority demands attestation of those who call it
+// by the same caveat, and of the same proof.
+func TestAttestedOperator(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	token := r.mint(func(req *api.IssueRequest) { req.Audience, req.Caveats = api.AdminAudience, []string{"action read"} })
+	as := func(token *capability.Token, key pop.Signer) error {
+		t.Helper()
+		cfg := r.Config(token.Text())
+		cfg.Prover = key
+		c, err := client.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_, err = c.Devices(t.Context(), "", 0)
+		return err
+	}
+	if err := as(token, r.machine.key); code(err) != capability.CodeDischargeRequired {
+		t.Errorf("without a discharge: %v", err)
+	}
+	whole := r.discharge(r.machine, token)
+	if err := as(whole, r.machine.key); err != nil {
+		t.Fatal(err)
+	}
+	thief, err := pop.GenerateKey(pop.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := as(whole, thief); code(err) != capability.CodeHolderProof {
+		t.Errorf("with another key: %v", err)
+	}
+	if _, err := r.root.Revoke(t.Context(), api.RevokeRequest{Kind: api.RevokeDevice, Device: r.machine.holder.Device().String(), Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := as(whole, r.machine.key); code(err) != capability.CodeRevoked {
+		t.Errorf("with a revoked device: %v", err)
 	}
 }
 
