@@ -2,6 +2,7 @@ package wallet_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/writ-dev/writ/authority/wallet"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats/attest"
+	"github.com/writ-dev/writ/caveats/attest/attesttest"
 	"github.com/writ-dev/writ/caveats/attest/holder"
 	"github.com/writ-dev/writ/caveats/pop"
 )
@@ -63,6 +65,73 @@ func TestRevokedBeforehand(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	r.wantLogged("step=begin reason=device_revoked")
+}
+
+// TestPolicyChanges: what the operator stores counts from the next challenge on.
+func TestPolicyChanges(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	set := func(change func(*attest.Policy)) *api.PolicyInfo {
+		t.Helper()
+		info, err := r.root.SetPolicy(t.Context(), api.PolicyRequest{Document: policyOf(t, r.machine.holder, change)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	refused := func(what, told string) {
+		t.Helper()
+		before := len(r.log.String())
+		if _, _, err := r.machine.wallet.Discharge(t.Context(), r.mint(nil)); code(err) != api.CodeAttestation {
+			t.Errorf("%s: %v", what, err)
+		}
+		if !strings.Contains(r.log.String()[before:], told) {
+			t.Errorf("%s: the operator is not told %q", what, told)
+		}
+	}
+	accepted := func(policy string) {
+		t.Helper()
+		if status, _, body := r.call(r.discharge(r.machine, r.mint(nil)), r.machine.key); status != 200 || body != policy+" true" {
+			t.Errorf("%d %s, want %s", status, body, policy)
+		}
+	}
+	accepted("prod@1")
+	r.machine.tpm.Extend(t, 7)
+	refused("it boots something else", "reason=pcrs")
+	set(nil) // which is accepted now
+	accepted("prod@2")
+	set(func(p *attest.Policy) { p.EKDeny = []attest.Digest{attest.Digest(r.machine.holder.Device())} })
+	refused("it is on the deny list", "reason=ek_denied")
+	set(nil)
+	accepted("prod@4")
+
+	// Its maker is trusted no longer: another bundle of that name, and none.
+	stranger := attesttest.Start(t)
+	if _, err := r.root.SetRoots(t.Context(), "factory", api.RootsRequest{PEM: string(stranger.Roots)}); err != nil {
+		t.Fatal(err)
+	}
+	refused("another maker", "reason=ek_untrusted")
+	if err := r.root.RemoveRoots(t.Context(), "factory"); err != nil {
+		t.Fatal(err)
+	}
+	refused("no maker", "reason=policy")
+	if _, err := r.root.SetRoots(t.Context(), "factory", api.RootsRequest{PEM: string(r.machine.tpm.Roots)}); err != nil {
+		t.Fatal(err)
+	}
+	accepted("prod@4")
+	if err := r.root.RemovePolicy(t.Context(), "prod"); err != nil {
+		t.Fatal(err)
+	}
+	refused("no policy", "reason=policy")
+
+	// Versions are the authority's to give, and do not come back.
+	document := policyOf(t, r.machine.holder, func(p *attest.Policy) { p.Version = 1 })
+	if _, err := r.root.SetPolicy(t.Context(), api.PolicyRequest{Document: document}); code(err) != api.CodeInvalid || !strings.Contains(err.Error(), "version") {
+		t.Errorf("a version of the operator's own: %v", err)
+	}
+	if info := set(nil); info.Version != 6 {
+		t.Errorf("version %d after four, and a removal", info.Version)
+	}
 }
 
 // TestEndedCaveat: a caveat can end before its token does, and is answered no

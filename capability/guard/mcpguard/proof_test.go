@@ -187,6 +187,12 @@ func TestProofInHeader(t *testing.T) {
 			t.Errorf("the tool sees %s", name)
 		}
 	}
+	// One beside another in _meta is none: which of them counts would be a guess.
+	cs = session(t, &mcp.StreamableClientTransport{Endpoint: ts.URL + "/mcp", HTTPClient: hc}, func() {},
+		mcpguard.AttachProof(mcpguard.Static(token), k, ts.URL+"/mcp"))
+	if err := pay(t, cs); err == nil || !strings.Contains(err.Error(), "bad_request") {
+		t.Errorf("two proofs: %v", err)
+	}
 	bare := &http.Client{Transport: &guard.Transport{Token: token}}
 	cs = session(t, &mcp.StreamableClientTransport{Endpoint: ts.URL + "/mcp", HTTPClient: bare}, func() {})
 	if err := pay(t, cs); mcpguard.CodeOf(err) != capability.CodeHolderProof {

@@ -244,7 +244,7 @@ func TestEndorsement(t *testing.T) {
 	stranger := attesttest.Start(t)
 	id := attest.Digest(r.holder.Device())
 	kind := r.holder.Kind()
-	roots, policy, now := r.roots, *r.policy, r.now
+	roots, policy, now, ask := r.roots, *r.policy, r.now, r.ask
 	for name, c := range map[string]struct {
 		want   attest.Reason
 		change func(*attest.BeginRequest)
@@ -268,12 +268,17 @@ func TestEndorsement(t *testing.T) {
 		"a policy that was never stored": {attest.ReasonPolicy, func(*attest.BeginRequest) { r.policy.Version = 0 }},
 		"a policy without PCRs":          {attest.ReasonPolicy, func(*attest.BeginRequest) { r.policy.PCRs = nil }},
 		"another policy":                 {attest.ReasonUnexpected, func(b *attest.BeginRequest) { b.Policy = "lax" }},
-		"another caveat":                 {attest.ReasonUnexpected, func(b *attest.BeginRequest) { b.Caveat = []byte("another") }},
-		"no caveat":                      {attest.ReasonUnexpected, func(b *attest.BeginRequest) { b.Caveat = nil }},
-		"revoked":                        {attest.ReasonRevoked, func(*attest.BeginRequest) { r.stored[r.holder.Device()] = &attest.Stored{Revoked: true} }},
+		"the holder's thumbprint as a certificate's": {attest.ReasonUnexpected, func(*attest.BeginRequest) {
+			key := r.holder.HolderKey()
+			key.Method = capability.HolderMTLS
+			r.ask.Holder = &key
+		}},
+		"another caveat": {attest.ReasonUnexpected, func(b *attest.BeginRequest) { b.Caveat = []byte("another") }},
+		"no caveat":      {attest.ReasonUnexpected, func(b *attest.BeginRequest) { b.Caveat = nil }},
+		"revoked":        {attest.ReasonRevoked, func(*attest.BeginRequest) { r.stored[r.holder.Device()] = &attest.Stored{Revoked: true} }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			defer func() { clear(r.stored); r.roots, r.now = roots, now }()
+			defer func() { clear(r.stored); r.roots, r.now, r.ask = roots, now, ask }()
 			p := policy
 			r.policy = &p
 			_, err := r.begin(t, c.change)
