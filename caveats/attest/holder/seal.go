@@ -65,19 +65,12 @@ func Seal(address string, secret, context []byte) (sealed []byte, err error) {
 // Unseal returns what Seal was given for the same context. Errors: ErrSealed,
 // ErrOtherTPM, and those of the TPM.
 func Unseal(address string, sealed, context []byte) (secret []byte, err error) {
-	if len(sealed) < 3 || sealed[0] != sealVersion {
-		return nil, ErrSealed
-	}
-	n := int(binary.BigEndian.Uint16(sealed[1:]))
-	if n == 0 || n >= len(sealed)-3 {
-		return nil, ErrSealed
-	}
-	object := tpm2.BytesAs2B[tpm2.TPMTPublic](sealed[3 : 3+n])
-	if _, err := object.Contents(); err != nil {
-		return nil, ErrSealed
+	object, private, err := parseSealed(sealed)
+	if err != nil {
+		return nil, err
 	}
 	err = withStorage(address, func(h *Holder, parent tpm2.AuthHandle, public tpm2.TPMTPublic) (err error) {
-		loaded, err := tpm2.Load{ParentHandle: parent, InPrivate: tpm2.TPM2BPrivate{Buffer: sealed[3+n:]}, InPublic: object}.Execute(h.conn)
+		loaded, err := tpm2.Load{ParentHandle: parent, InPrivate: tpm2.TPM2BPrivate{Buffer: private}, InPublic: object}.Execute(h.conn)
 		switch {
 		case errors.Is(err, tpm2.TPMRCIntegrity), errors.Is(err, tpm2.TPMRCSize), errors.Is(err, tpm2.TPMRCInsufficient):
 			return fmt.Errorf("%w, or damaged: %w", ErrOtherTPM, err)
@@ -100,6 +93,22 @@ func Unseal(address string, sealed, context []byte) (secret []byte, err error) {
 		return nil, fmt.Errorf("unseal with the TPM: %w", err)
 	}
 	return secret, nil
+}
+
+// parseSealed takes a sealed secret apart. Errors: ErrSealed.
+func parseSealed(sealed []byte) (object tpm2.TPM2BPublic, private []byte, err error) {
+	if len(sealed) < 3 || sealed[0] != sealVersion {
+		return object, nil, ErrSealed
+	}
+	n := int(binary.BigEndian.Uint16(sealed[1:]))
+	if n == 0 || n >= len(sealed)-3 {
+		return object, nil, ErrSealed
+	}
+	object = tpm2.BytesAs2B[tpm2.TPMTPublic](sealed[3 : 3+n])
+	if _, err := object.Contents(); err != nil {
+		return object, nil, ErrSealed
+	}
+	return object, sealed[3+n:], nil
 }
 
 // sealAuth is what the TPM asks for to unseal: it holds the secret to its context.
