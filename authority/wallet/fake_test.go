@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -36,6 +37,9 @@ type fake struct {
 	asked  int
 	fail   map[int]bool // by number of the asking
 	refuse map[int]bool // likewise
+
+	caveats int // of its tokens; 0: one
+	nested  int // how many of its discharges need another
 }
 
 // token demands a discharge of the fake, and lives for five minutes.
@@ -46,9 +50,10 @@ func (f *fake) token(t testing.TB) *capability.Token {
 		t.Fatal(err)
 	}
 	now := time.Now()
+	third := capability.NewCaveat{ThirdParty: &capability.ThirdParty{Condition: "attested x", AnyMachine: true}, To: f.key.Public(), Location: "here"}
 	root, err := capability.MintCaveats(capability.NewRootKey([32]byte{1}), capability.Identifier{
 		Epoch: 1, ID: capability.NewTokenID(now.UnixMilli(), [10]byte{}), NotAfter: now.Add(5 * time.Minute), Audience: audience, Subject: "a",
-	}, capability.NewCaveat{ThirdParty: &capability.ThirdParty{Condition: "attested x", AnyMachine: true}, To: f.key.Public(), Location: "here"})
+	}, slices.Repeat([]capability.NewCaveat{third}, max(1, f.caveats))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +87,12 @@ func (f *fake) AttestFinish(_ context.Context, r *attest.FinishRequest) (*api.At
 	d, err := o.Discharge("time-before " + ends.UTC().Format(time.RFC3339))
 	if err != nil {
 		return nil, err
+	}
+	if f.nested > 0 {
+		f.nested--
+		if d, err = d.AddThirdParty(f.key.Public(), "here", o.ThirdParty); err != nil {
+			return nil, err
+		}
 	}
 	return &api.AttestResponse{Discharge: d.Text(), Expires: ends}, nil
 }

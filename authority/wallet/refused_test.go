@@ -102,8 +102,12 @@ func TestPolicyChanges(t *testing.T) {
 	accepted("prod@2")
 	set(func(p *attest.Policy) { p.EKDeny = []attest.Digest{attest.Digest(r.machine.holder.Device())} })
 	refused("it is on the deny list", "reason=ek_denied")
-	set(nil)
-	accepted("prod@4")
+	set(func(p *attest.Policy) { p.Agents = []attest.Software{{Name: "agent", Minimum: "1.1"}} })
+	refused("its agent is old", "reason=posture")
+	set(func(p *attest.Policy) { p.MinFirmware = 1<<64 - 1 })
+	refused("its firmware is old", "reason=firmware")
+	set(func(p *attest.Policy) { p.Agents = []attest.Software{{Name: "agent", Minimum: "1.0"}} })
+	accepted("prod@6")
 
 	// Its maker is trusted no longer: another bundle of that name, and none.
 	stranger := attesttest.Start(t)
@@ -118,7 +122,7 @@ func TestPolicyChanges(t *testing.T) {
 	if _, err := r.root.SetRoots(t.Context(), "factory", api.RootsRequest{PEM: string(r.machine.tpm.Roots)}); err != nil {
 		t.Fatal(err)
 	}
-	accepted("prod@4")
+	accepted("prod@6")
 	if err := r.root.RemovePolicy(t.Context(), "prod"); err != nil {
 		t.Fatal(err)
 	}
@@ -129,8 +133,8 @@ func TestPolicyChanges(t *testing.T) {
 	if _, err := r.root.SetPolicy(t.Context(), api.PolicyRequest{Document: document}); code(err) != api.CodeInvalid || !strings.Contains(err.Error(), "version") {
 		t.Errorf("a version of the operator's own: %v", err)
 	}
-	if info := set(nil); info.Version != 6 {
-		t.Errorf("version %d after four, and a removal", info.Version)
+	if info := set(nil); info.Version != 8 {
+		t.Errorf("version %d after six, and a removal", info.Version)
 	}
 }
 
@@ -238,6 +242,26 @@ func TestOtherDischarger(t *testing.T) {
 	}
 	if _, _, err := w.Discharge(t.Context(), a.token(t)); !errors.Is(err, wallet.ErrDischarger) || a.asked != 0 {
 		t.Errorf("%v, asked %d times", err, a.asked)
+	}
+}
+
+// TestSeveralDischarges: a token can need several, and a discharge others, but no
+// more than can come with it: nobody is asked for what would be of no use.
+func TestSeveralDischarges(t *testing.T) {
+	const most = capability.MaxDischarges
+	for _, c := range []struct {
+		caveats, nested, asked int
+		whole                  bool
+	}{{1, 0, 1, true}, {3, 0, 3, true}, {1, 1, 2, true}, {2, 1, 3, true}, {1, most - 1, most, true}, {1, most, most, false}, {most + 1, 0, 0, false}} {
+		a := &fake{life: time.Minute, caveats: c.caveats, nested: c.nested}
+		w, err := wallet.Open(wallet.Config{Attester: a, Dischargers: map[string]wallet.Discharger{"here": a}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, _, err := w.Discharge(t.Context(), a.token(t))
+		if a.asked != c.asked || (err == nil) != c.whole || c.whole && len(whole.Missing()) != 0 || !c.whole && !errors.Is(err, wallet.ErrTooMany) {
+			t.Errorf("%+v: %v, asked %d times", c, err, a.asked)
+		}
 	}
 }
 

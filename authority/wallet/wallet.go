@@ -30,7 +30,8 @@ const OwnLocation = "writ:authority"
 var (
 	// ErrDischarger says that a caveat is for a discharger that is not configured.
 	ErrDischarger = errors.New("no such discharger is configured")
-	// ErrTooMany says that discharges go on demanding discharges.
+	// ErrTooMany says that a token needs more discharges than can come with it, or
+	// that discharges go on demanding discharges.
 	ErrTooMany = errors.New("too many discharges are needed")
 )
 
@@ -137,10 +138,13 @@ func (w *Wallet) Discharge(ctx context.Context, t *capability.Token) (*capabilit
 		return nil, time.Time{}, err
 	}
 	var first time.Time
-	for range capability.MaxDischarges + 1 {
+	for {
 		missing := t.Missing()
 		if len(missing) == 0 {
 			return t, first, nil
+		}
+		if _, got := t.Root(); len(got)+len(missing) > capability.MaxDischarges {
+			return nil, time.Time{}, ErrTooMany
 		}
 		for _, c := range missing {
 			d, ends, err := w.one(ctx, c, in.Identifier.Audience)
@@ -155,7 +159,6 @@ func (w *Wallet) Discharge(ctx context.Context, t *capability.Token) (*capabilit
 			}
 		}
 	}
-	return nil, time.Time{}, ErrTooMany
 }
 
 // one gets the discharge of one caveat: a kept one, or a fresh one.
