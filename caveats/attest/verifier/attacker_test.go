@@ -144,13 +144,18 @@ func (a *attacker) child(hierarchy tpm2.TPMHandle, public tpm2.TPMTPublic) attac
 }
 
 // evidence answers a challenge of the rig's with this key as the attestation
-// key, and a holder key of its own: each part of it is made by the TPM.
-func (a *attacker) evidence(r *rig, ak attackerKey) *attest.FinishRequest {
+// key, and a holder key of its own: each part of it is made by the TPM. With a
+// software key as the holder key, that signs, and the TPM certifies its own.
+func (a *attacker) evidence(r *rig, ak attackerKey, soft *softKey) *attest.FinishRequest {
 	a.t.Helper()
 	holding := a.primary(tpm2.TPMRHOwner, signingTemplate(tpmKey))
+	public := holding.raw
+	if soft != nil {
+		public = soft.raw
+	}
 	r.ask.Holder = nil // it is the hierarchy of the attestation key that counts here
 	r.ask.AnyMachine = true
-	c, err := r.begin(a.t, func(b *attest.BeginRequest) { b.AK, b.Holder = ak.raw, holding.raw })
+	c, err := r.begin(a.t, func(b *attest.BeginRequest) { b.AK, b.Holder = ak.raw, public })
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -165,7 +170,7 @@ func (a *attacker) evidence(r *rig, ak attackerKey) *attest.FinishRequest {
 	answer := &attest.FinishRequest{ID: p.ID, Posture: posture(a.t, r)}
 	transcript := (&attest.Transcript{
 		Audience: p.Audience, ChallengeID: p.ID, Nonce: p.Nonce, CaveatHash: p.CaveatHash, EKName: p.EKName, AKName: nameOf(ak.raw),
-		HolderName: nameOf(holding.raw), Policy: p.Policy, PolicyVersion: p.PolicyVersion, PostureHash: sha256.Sum256(answer.Posture),
+		HolderName: nameOf(public), Policy: p.Policy, PolicyVersion: p.PolicyVersion, PostureHash: sha256.Sum256(answer.Posture),
 	}).Hash()
 	answer.Activation = attest.Activation(secret, transcript)
 	null := tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}
@@ -190,6 +195,10 @@ func (a *attacker) evidence(r *rig, ak attackerKey) *attest.FinishRequest {
 		a.t.Fatal(err)
 	}
 	answer.Certify, answer.CertifySignature = certified.CertifyInfo.Bytes(), tpm2.Marshal(certified.Signature)
+	if soft != nil {
+		answer.Signature = soft.sign(a.t, transcript)
+		return answer
+	}
 	signed, err := tpm2.Sign{
 		KeyHandle: holding.auth(), Digest: tpm2.TPM2BDigest{Buffer: transcript[:]}, InScheme: null,
 		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},

@@ -79,21 +79,12 @@ func TestKeysThatAreNoAttestationKeys(t *testing.T) {
 		refused(t, err, attest.ReasonHolderKey)
 	})
 	t.Run("a software key as the holder key, that says it is a TPM's", func(t *testing.T) {
-		k := newSoftKey(t, tpmKey)
 		ask := r.ask
 		defer func() { r.ask = ask }()
-		key := k.holderKey(t)
-		r.ask.Holder = &key
-		c, err := r.begin(t, func(b *attest.BeginRequest) { b.Holder = k.raw })
-		if err != nil {
-			t.Fatal(err)
-		}
+		a := newAttacker(t, r.tpm)
+		ak := a.primary(tpm2.TPMRHEndorsement, signingTemplate(restrictedKey()))
 		// The TPM certifies what it holds, which is another key.
-		answer, err := r.holder.Answer(r.want, c, posture(t, r))
-		if err != nil {
-			t.Fatal(err)
-		}
-		refused(t, r.Finish(t.Context(), answer), attest.ReasonActivation)
+		refused(t, r.Finish(t.Context(), a.evidence(r, ak, newSoftKey(t, tpmKey))), attest.ReasonCertified)
 	})
 	t.Run("attributes", func(t *testing.T) {
 		for name, c := range map[string]struct {
@@ -166,7 +157,7 @@ func TestHierarchies(t *testing.T) {
 		t.Helper()
 		clear(r.stored)
 		a := newAttacker(t, r.tpm)
-		err := r.Finish(t.Context(), a.evidence(r, make(a)))
+		err := r.Finish(t.Context(), a.evidence(r, make(a), nil))
 		if err == nil && !r.result.Activated {
 			t.Error("accepted without activation")
 		}
