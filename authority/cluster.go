@@ -178,7 +178,7 @@ func (w *stateWait) on(leader, _ string) error {
 func (a *Authority) startPeers(ctx context.Context) {
 	a.peers.adopt(a.certs)
 	handle(a.peers, methodHello, a.answerHello)
-	handle(a.peers, methodRecords, a.answerRecords)
+	a.peers.transport.Handle(methodRecords, a.answerRecords)
 	handle(a.peers, methodRecall, a.answerRecall)
 	handle(a.peers, methodMember, a.answerMember)
 	handle(a.peers, methodPeers, a.answerPeers)

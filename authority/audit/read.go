@@ -1,10 +1,12 @@
 package audit
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"os"
 	"slices"
 
@@ -45,16 +47,21 @@ func (l *Log) Records(from, to int64) iter.Seq2[Entry, error] {
 	}
 }
 
-// segmentReader keeps the segment open that was read last.
+const readAhead = 32 << 10 // bytes
+
+// segmentReader keeps the segment open that was read last, and reads ahead in it: all records that are asked of it were there when it
+// began.
 type segmentReader struct {
 	first int64
 	file  *os.File
+	ahead *bufio.Reader
+	at    int64 // where ahead is in the file
 }
 
 func (r *segmentReader) close() {
 	if r.file != nil {
 		r.file.Close()
-		r.file = nil
+		r.file, r.ahead = nil, nil
 	}
 }
 
@@ -83,8 +90,12 @@ func (l *Log) entry(n int64, r *segmentReader) (Entry, error) {
 		}
 		r.first = first
 	}
+	if r.ahead == nil || r.at != int64(p.offset) {
+		r.ahead = bufio.NewReaderSize(io.NewSectionReader(r.file, int64(p.offset), math.MaxInt64-int64(p.offset)), readAhead)
+	}
 	damaged := &CorruptError{File: segmentName(first), Offset: int64(p.offset)}
-	f, record, err := readFrame(io.NewSectionReader(r.file, int64(p.offset), frameHeader+MaxRecord), n, nil)
+	f, record, err := readFrame(r.ahead, n, nil)
+	r.at = int64(p.offset) + frameHeader + int64(f.length)
 	if err != nil {
 		damaged.Reason = err.Error()
 		return Entry{}, damaged
