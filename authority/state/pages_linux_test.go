@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -59,5 +60,41 @@ func TestAPassLeavesNoPages(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestARestoreMapsLittle: a node that restores a snapshot holds the state in
+// memory, but not the file as well while it reads that through.
+func TestARestoreMapsLittle(t *testing.T) {
+	r := formed(t)
+	const records, size = 8 << 10, 4 << 10 // 32 MiB
+	err := r.m.db.Load().Update(func(tx *bolt.Tx) error {
+		w := writer{tx, &r.m.mem.meta.Content}
+		for i := range records {
+			w.put(bucketRequests, binary.BigEndian.AppendUint32(nil, uint32(i)), make([]byte, size))
+		}
+		return tx.Bucket(bucketMeta).Put(keyMeta, encoded(&r.m.mem.meta))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := persist(t, r.m)
+	m := openMachine(t, nil)
+	before, most := residentFiles(t), 0
+	done := make(chan error)
+	go func() { done <- m.Restore(bytes.NewReader(b)) }()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			if most > 20<<10 {
+				t.Errorf("up to %d kB of the file were mapped", most)
+			}
+			return
+		default:
+			most = max(most, residentFiles(t)-before)
+		}
 	}
 }

@@ -80,7 +80,7 @@ func openFile(path string) (*bolt.DB, error) {
 	return db, nil
 }
 
-// wholeFile is called after all of a state file was read. Its pages, mapped, would
+// wholeFile is called once all, or much, of a state file was read. Its pages,
 // count as this process's resident memory from then on, hundreds of megabytes of
 // what is only a cache.
 func wholeFile(tx *bolt.Tx) {
