@@ -20,6 +20,7 @@ const (
 	maxPendingPings  = 16 // of one stream
 	feedBatch        = 1024
 	checkpointEvery  = 10 * time.Second
+	signEvery        = time.Second // a checkpoint for the feeds
 )
 
 // feeds are the open streams.
@@ -30,6 +31,18 @@ type feeds struct {
 	open   map[string]*feed // guarded by mu
 	closed bool             // guarded by mu
 	ended  sync.WaitGroup
+
+	signing sync.Mutex
+	newest  signedCheckpoint // guarded by signing
+}
+
+// signedCheckpoint is the audit log's, shared by all feeds: to sign costs more than
+// to send.
+type signedCheckpoint struct {
+	text        string
+	size        int64
+	incarnation uint64
+	signed      time.Time
 }
 
 // feed is one stream.
@@ -351,12 +364,28 @@ func (a *Authority) sendCheckpoint(f *feed) error {
 	if err != nil || log.Size() == f.checkpointSize {
 		return nil
 	}
-	c, size, err := a.checkpoint()
-	if err != nil {
+	c, err := a.feedCheckpoint(f.at.Incarnation, now)
+	if err != nil || c.size <= f.checkpointSize {
 		return err
 	}
-	f.checkpointSize = size
-	return f.send(&api.FeedEvent{At: f.at, Checkpoint: string(c)})
+	f.checkpointSize = c.size
+	return f.send(&api.FeedEvent{At: f.at, Checkpoint: c.text})
+}
+
+// feedCheckpoint is the newest checkpoint, or one that is hardly older.
+func (a *Authority) feedCheckpoint(incarnation uint64, now time.Time) (signedCheckpoint, error) {
+	a.feeds.signing.Lock()
+	defer a.feeds.signing.Unlock()
+	newest := &a.feeds.newest
+	if age := now.Sub(newest.signed); age >= 0 && age < signEvery && newest.incarnation == incarnation {
+		return *newest, nil
+	}
+	text, size, err := a.checkpoint()
+	if err != nil {
+		return signedCheckpoint{}, err
+	}
+	*newest = signedCheckpoint{string(text), size, incarnation, now}
+	return *newest, nil
 }
 
 // ping has the stream send a pong once a quorum read that begins now or later has

@@ -247,6 +247,31 @@ func TestFeedEndsWithItsCredential(t *testing.T) {
 	}
 }
 
+// TestFeedsShareCheckpoints: one is signed a second, and one of another incarnation
+// is none.
+func TestFeedsShareCheckpoints(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	now := time.Now()
+	var last signedCheckpoint
+	for i, k := range []struct {
+		incarnation uint64
+		after       time.Duration
+		anew        bool
+	}{{1, 0, true}, {1, signEvery - 1, false}, {1, signEvery, true}, {2, signEvery, true}, {2, 0, true}} {
+		if _, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest("action read")); err != nil {
+			t.Fatal(err)
+		}
+		c, err := a.feedCheckpoint(k.incarnation, now.Add(k.after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if anew := c.size > last.size; anew != k.anew || anew == (c.text == last.text) {
+			t.Errorf("%d: size %d after %d", i, c.size, last.size)
+		}
+		last = c
+	}
+}
+
 // TestPingsShareReads: many pings, few quorum reads, each begun after the pings it serves.
 func TestPingsShareReads(t *testing.T) {
 	a, root := openNode(t, testConfig(t))

@@ -23,7 +23,7 @@ const (
 	// All on a feed that is warm, unless it answers a ping. It is of use only should
 	// the other not tell; and a revocation has to reach everyone once before it is
 	// worth anything to tell them again.
-	warmLag = 50 * time.Millisecond
+	warmLag = 200 * time.Millisecond
 )
 
 var (
