@@ -22,7 +22,7 @@ var (
 // behind resultMark.
 type result struct {
 	Seed   uint64
-	Trace  string // SHA-256 of all that happened
+	Trace  string // SHA-256 of all that happened, and of every byte sent
 	Report *check.Report
 }
 

@@ -6,16 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 )
 
 // A run has a process of its own, without the race detector, so that a pass over
-// all kinds of faults, and over all planted bugs, takes seconds.
+// all kinds of faults, and over all planted bugs, takes seconds; and on a runtime
+// without chance, so that a seed is the same run each time.
 
 // built is the binary with all planted bugs, none of which it shows by itself.
 var built struct {
@@ -24,19 +27,20 @@ var built struct {
 	err  error
 }
 
-// plantedBinary builds this package with all planted bugs, once.
-func plantedBinary(t *testing.T) string {
+// campaignBinary builds this package on the fixed runtime with all planted bugs, once.
+func campaignBinary(t *testing.T) string {
 	t.Helper()
 	built.once.Do(func() {
-		dir, err := os.MkdirTemp("", "writ-chaos-")
+		files := make(map[string]string)
+		if built.err = errors.Join(fix(t, files), plant(files)); built.err != nil {
+			return
+		}
+		dir, err := place()
 		if err != nil {
 			built.err = err
 			return
 		}
-		files := make(map[string]string)
-		if built.err = plant(files); built.err == nil {
-			built.path, built.err = build(t.Context(), dir, files)
-		}
+		built.path, built.err = build(t.Context(), dir, files)
 	})
 	if built.err != nil {
 		t.Fatal(built.err)
@@ -71,7 +75,9 @@ func build(ctx context.Context, dir string, files map[string]string) (string, er
 		return "", err
 	}
 	path := filepath.Join(dir, "chaos.test")
-	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", list, "-o", path, ".").CombinedOutput(); err != nil {
+	compile := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", list, "-o", path, ".")
+	compile.Env = append(os.Environ(), "CGO_ENABLED=0") // C has threads of its own
+	if out, err := compile.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
 	return path, nil
@@ -80,14 +86,14 @@ func build(ctx context.Context, dir string, files map[string]string) (string, er
 // child runs one seed in a process of its own. What it says ends in err where it
 // found something.
 func child(ctx context.Context, binary string, seed uint64, faults int, env ...string) (*result, error) {
-	dir, err := os.MkdirTemp(fastest(), "writ-chaos-")
+	dir, err := place()
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	run := exec.CommandContext(ctx, binary, "-test.run", "^TestSim$", "-chaos.seed", fmt.Sprint(seed), "-chaos.faults", fmt.Sprint(faults))
 	run.Dir = dir
-	run.Env = append(append(os.Environ(), "GOMAXPROCS=1", "TMPDIR="+dir), env...)
+	run.Env = append(slices.Clone(fixedEnv), env...)
 	out, err := run.CombinedOutput()
 	for line := range bytes.Lines(out) {
 		if text, ok := bytes.CutPrefix(line, []byte(resultMark)); ok {
@@ -104,14 +110,17 @@ func child(ctx context.Context, binary string, seed uint64, faults int, env ...s
 	return nil, fmt.Errorf("seed %d ended without a result: %w: %.8000s", seed, err, out)
 }
 
-// fastest is where files live in memory, if there is such a place: what a disk
-// does is simulated.
-func fastest() string {
+// place makes a directory in memory, if files can be there: what a disk does is
+// simulated. All its names are of one length, since a process finds its own, and how
+// long it is would move what is allocated after it.
+func place() (string, error) {
+	parent := os.TempDir()
 	const memory = "/dev/shm"
 	if info, err := os.Stat(memory); err == nil && info.IsDir() {
-		return memory
+		parent = memory
 	}
-	return os.TempDir()
+	dir := filepath.Join(parent, fmt.Sprintf("writ-chaos-%016x", rand.Uint64()))
+	return dir, os.Mkdir(dir, 0o700)
 }
 
 // faultsPerRun is how many faults one run has: six runs go through all kinds.
@@ -119,7 +128,7 @@ const faultsPerRun = 6
 
 // TestAllFaults goes through every kind of fault.
 func TestAllFaults(t *testing.T) {
-	path := plantedBinary(t)
+	path := campaignBinary(t)
 	var mu sync.Mutex
 	met := make(map[string]int)
 	t.Run("seeds", func(t *testing.T) {
@@ -146,9 +155,36 @@ func TestAllFaults(t *testing.T) {
 	}
 }
 
+// TestReproduced runs seeds twice: a seed is one run, and another seed another.
+func TestReproduced(t *testing.T) {
+	const seeds = 3
+	path := campaignBinary(t)
+	var traces [2 * seeds]string
+	t.Run("seeds", func(t *testing.T) {
+		for i := range traces {
+			t.Run(fmt.Sprint(i%seeds), func(t *testing.T) {
+				t.Parallel()
+				r, err := child(t.Context(), path, uint64(i%seeds), 2)
+				if err != nil {
+					t.Fatal(err, r)
+				}
+				traces[i] = r.Trace
+			})
+		}
+	})
+	for i, trace := range traces[:seeds] {
+		if trace != traces[i+seeds] {
+			t.Errorf("seed %d was two different runs", i)
+		}
+		if slices.Contains(traces[:i], trace) {
+			t.Errorf("seed %d was the run of an earlier one", i)
+		}
+	}
+}
+
 // TestPlanted has the campaign find every planted bug within a few seeds.
 func TestPlanted(t *testing.T) {
-	path := plantedBinary(t)
+	path := campaignBinary(t)
 	for _, p := range planted {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()

@@ -14,11 +14,12 @@
 // taken and given back, guards that crash, are cut off, or hear late. A quarter of
 // all calls is repeated, some seconds late.
 //
-// The package holds tests only. TestSim runs seeds in its own process; TestAllFaults
-// and TestPlanted, which has the campaign find bugs that are put into copies of the
-// source, run each seed in a process of its own. make chaos (tag chaos) builds that
-// on a runtime without chance, so that a seed reproduces its whole run in most cases
-// (fixedRuntime says how far that holds), and its faults in all.
+// The package holds tests only. TestSim runs seeds in its own process, under the race
+// detector. All others (TestReproduced, TestAllFaults, TestPlanted, which has the
+// campaign find bugs that are put into copies of the source, and make chaos) run each
+// seed in a process of its own, built on a Go runtime without chance (fixedRuntime):
+// there, one seed is one run, down to every byte that is sent, however busy the
+// machine is. Another build, or another processor, may be another run.
 //
 // To see what a seed does:
 //

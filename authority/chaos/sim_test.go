@@ -89,8 +89,9 @@ func (s *sim) now() int64 { return int64(time.Since(s.base)) }
 // event notes what happened, for people and for the trace.
 func (s *sim) event(format string, args ...any) {
 	line := fmt.Sprintf("%9.4f %s", time.Since(s.base).Seconds(), strings.ReplaceAll(fmt.Sprintf(format, args...), s.dir, ""))
+	first, _, _ := strings.Cut(line, "\n") // a stack may follow, with addresses in it
 	s.mu.Lock()
-	fmt.Fprintln(s.trace, line)
+	fmt.Fprintln(s.trace, first)
 	s.mu.Unlock()
 	if s.verbose {
 		s.t.Log(line)
@@ -185,6 +186,7 @@ func (s *sim) run() (*check.Report, string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	report.Violations = append(report.Violations, s.problems...)
+	s.trace.Write(s.net.Sum())
 	return report, fmt.Sprintf("%x", s.trace.Sum(nil)), nil
 }
 

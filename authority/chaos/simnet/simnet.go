@@ -11,8 +11,10 @@ package simnet
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -41,13 +43,14 @@ type Network struct {
 	streams   []*stream            // that are open; guarded by mu
 	ports     int                  // guarded by mu
 	changed   chan struct{}        // closed and replaced when a link comes up; guarded by mu
+	sum       hash.Hash            // of all that was sent; guarded by mu
 }
 
 // New makes a network whose links are perfect.
 func New(seed uint64) *Network {
 	return &Network{
 		rng: rand.New(rand.NewPCG(seed, 1)), links: make(map[[2]string]Link),
-		listeners: make(map[string]*listener), changed: make(chan struct{}),
+		listeners: make(map[string]*listener), changed: make(chan struct{}), sum: sha256.New(),
 	}
 }
 
@@ -91,6 +94,14 @@ func (n *Network) set(from, to string, l Link) {
 		}
 	}
 	n.links[way] = l
+}
+
+// Sum is a digest of all that was sent so far: by whom to whom, when and what. Two
+// runs that agree in it have gone the same way.
+func (n *Network) Sum() []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sum.Sum(nil)
 }
 
 // wake has whoever waits for a link look again.

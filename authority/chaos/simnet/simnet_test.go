@@ -151,3 +151,24 @@ func TestDialWaits(t *testing.T) {
 		}
 	})
 }
+
+// TestSum tells apart who sent what, and when.
+func TestSum(t *testing.T) {
+	sum := func(text string, after time.Duration) (sum string) {
+		synctest.Test(t, func(t *testing.T) {
+			n := New(1)
+			_, _, from, _ := pair(t, n)
+			time.Sleep(after)
+			send(t, from, text)
+			sum = string(n.Sum())
+		})
+		return sum
+	}
+	first := sum("hello", time.Second)
+	if sum("hello", time.Second) != first {
+		t.Error("the same, and another sum")
+	}
+	if sum("hallo", time.Second) == first || sum("hello", time.Minute) == first {
+		t.Error("another text, or another time, and the same sum")
+	}
+}

@@ -1,6 +1,7 @@
 package simnet
 
 import (
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -46,6 +47,8 @@ func (s *stream) notify() {
 
 // push sends a segment; it needs the network's mu.
 func (s *stream) push(g segment) error {
+	fmt.Fprintf(s.net.sum, "%s %s %d %d %v\n", s.from, s.to, time.Now().UnixNano(), len(g.data), g.end)
+	s.net.sum.Write(g.data)
 	l, rng := s.net.links[s.way()], s.net.rng
 	s.mu.Lock()
 	defer s.mu.Unlock()
