@@ -86,6 +86,11 @@ func (a *Authority) setCA(ctx context.Context, c Call, alter func(k *state.Seale
 	_, _, err := a.proposer.propose(ctx, laneRevoke, &change{
 		header: header(state.KindSetKey, c),
 		compose: func(int64) (any, error) {
+			// One whose answer was lost is answered again, though what it did is in
+			// the way of doing it twice.
+			if made, err := a.machine.Remembers(c.Name, c.Request); made || err != nil {
+				return &state.SetKey{}, err
+			}
 			key, under, err := a.keys.sealer()
 			if err != nil {
 				return nil, err

@@ -31,18 +31,14 @@ func (a *Authority) reopenClusterKey() (*seal.ClusterKey, uint32, error) {
 // returns the new key's number. The node goes on meanwhile. Backups from before
 // open as they did: with what opened the key of their time.
 func (a *Authority) RotateClusterKey(ctx context.Context, c Call) (uint32, error) {
-	var number uint32
-	_, _, err := a.proposer.propose(ctx, laneRevoke, &change{
-		header: header(state.KindReseal, c),
-		compose: func(int64) (any, error) {
-			b, err := a.composeReseal()
-			if err == nil {
-				number = b.Keys[0].Under
-			}
-			return b, err
-		},
+	_, value, err := a.proposer.propose(ctx, laneRevoke, &change{
+		header:  header(state.KindReseal, c),
+		compose: func(int64) (any, error) { return a.composeReseal() },
 	})
-	return number, err
+	if err != nil {
+		return 0, err
+	}
+	return value.(*state.ResealResult).Number, nil
 }
 
 func (a *Authority) composeReseal() (*state.Reseal, error) {

@@ -80,10 +80,7 @@ func TestKeysChangeUnderLoad(t *testing.T) {
 		}
 		number = list.Number
 		if round == 0 {
-			if ca, err = root.RotateCA(t.Context(), api.CARequest{}); errors.Is(err, api.CodeConflict) {
-				ca, err = root.CA(t.Context()) // its answer was lost, and it was asked for again
-			}
-			if err != nil || ca.CAFingerprint == oldPin || ca.Retiring != oldPin {
+			if ca, err = root.RotateCA(t.Context(), api.CARequest{}); err != nil || ca.CAFingerprint == oldPin || ca.Retiring != oldPin {
 				t.Fatal(ca, err)
 			}
 		}
@@ -138,6 +135,55 @@ func TestKeysChangeUnderLoad(t *testing.T) {
 		t.Fatal(ca, err)
 	}
 	until(t, "a CA replaced at once", func() bool { return errors.Is(pinned(t, c, "n1", c.CAFingerprint), client.ErrFingerprint) })
+}
+
+// TestKeysChangeOnce: a call that changes keys, made again through another leader
+// since its answer was lost, is answered as it was, and changes nothing more.
+func TestKeysChangeOnce(t *testing.T) {
+	c := authoritytest.StartCluster(t, 3)
+	root := c.Root()
+	defer root.Close()
+	until(t, "every node remembers such calls", func() bool {
+		s, err := root.Cluster(t.Context())
+		return err == nil && s.Version >= 2
+	})
+	call := func(random byte) context.Context {
+		return client.WithRequestID(t.Context(), capability.NewTokenID(time.Now().UnixMilli(), [10]byte{random}))
+	}
+	lead := func() {
+		followers, err := c.Followers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		until(t, "another leads", func() bool {
+			_, err := root.LeadNode(t.Context(), followers[0].Name)
+			return err == nil
+		})
+	}
+	ca, cluster := call(1), call(2)
+	first, err := root.RotateCA(ca, api.CARequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lead()
+	// A second rotation would be refused, as long as the old CA is good.
+	if again, err := root.RotateCA(ca, api.CARequest{}); err != nil || again.CAFingerprint != first.CAFingerprint {
+		t.Errorf("the CA, again: %+v, %v; first %+v", again, err, first)
+	}
+	if _, err := root.RotateCA(ca, api.CARequest{AtOnce: true}); !errors.Is(err, api.CodeConflict) {
+		t.Errorf("another request under the same id: %v", err)
+	}
+	if _, err := root.RotateCA(call(3), api.CARequest{}); !errors.Is(err, api.CodeConflict) {
+		t.Errorf("another call: %v", err)
+	}
+	keys, err := root.RotateClusterKey(cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lead()
+	if again, err := root.RotateClusterKey(cluster); err != nil || again.Number != keys.Number {
+		t.Errorf("the cluster key, again: %+v, %v; first %+v", again, err, keys)
+	}
 }
 
 // warnings counts the records of a log that say something.

@@ -16,7 +16,8 @@ const (
 )
 
 // drive does what the leader does by itself: drops what has ended, rotates the
-// master, signs checkpoints, and has the nodes compare their states.
+// master, signs checkpoints, and has the nodes compare their states. Of a node that
+// is alone it raises the version; of others see reconcile.
 func (a *Authority) drive(ctx context.Context) {
 	tick := time.NewTicker(driveEvery)
 	defer tick.Stop()
@@ -29,6 +30,9 @@ func (a *Authority) drive(ctx context.Context) {
 		}
 		if !a.store.IsLeader() {
 			continue
+		}
+		if a.peers == nil {
+			a.raiseVersion(ctx, nil)
 		}
 		a.report("expiring", a.expire(ctx))
 		a.report("rotating the master key", a.rotateIfDue(ctx))

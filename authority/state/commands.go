@@ -319,9 +319,15 @@ type RemoveService struct {
 	Reason string `cbor:"2,keyasint"`
 }
 
-// SetKey stores sealed key material, replacing the same purpose and epoch.
+// SetKey stores sealed key material, replacing the same purpose and epoch. Result:
+// *SetKeyResult.
 type SetKey struct {
 	Key SealedKey `cbor:"1,keyasint"`
+}
+
+// SetKeyResult says when the key was set.
+type SetKeyResult struct {
+	Index uint64 `cbor:"1,keyasint"`
 }
 
 // CheckHash stops a node whose state's hash differs.

@@ -43,17 +43,17 @@ func keyKey(purpose string, epoch uint32) []byte {
 	return binary.BigEndian.AppendUint32(append([]byte(purpose), 0), epoch)
 }
 
-func (a *applier) setKey(h *Header, b *SetKey) error {
+func (a *applier) setKey(h *Header, b *SetKey) (*SetKeyResult, error) {
 	k := b.Key
 	if k.Purpose == "" || len(k.Purpose) > maxPurpose || k.Purpose == PurposeMaster || len(k.Sealed) == 0 || len(k.Sealed) > maxSealed {
-		return refuse(api.CodeInvalid, "not a key that can be set")
+		return nil, refuse(api.CodeInvalid, "not a key that can be set")
 	}
 	if err := a.sealedNow(&k); err != nil {
-		return err
+		return nil, err
 	}
 	a.putKey(k)
 	a.audit(h, auditRecord{Action: "set-key", Detail: k.Purpose, Epoch: k.Epoch})
-	return nil
+	return &SetKeyResult{Index: a.index}, nil
 }
 
 // epoch returns the record of an epoch, or nil.

@@ -262,7 +262,7 @@ func (a *applier) dispatch(h *Header, body any) (any, error) {
 	case *RemoveService:
 		return result(a.removeService(h, b))
 	case *SetKey:
-		return nil, a.setKey(h, b)
+		return result(a.setKey(h, b))
 	case *CheckHash:
 		return nil, a.checkHash(b)
 	case *Reincarnate:
@@ -274,8 +274,8 @@ func (a *applier) dispatch(h *Header, body any) (any, error) {
 	if value, ok, err := a.dispatchMembers(h, body); ok {
 		return value, err
 	}
-	if ok, err := a.dispatchRevive(h, body); ok {
-		return nil, err
+	if value, ok, err := a.dispatchRevive(h, body); ok {
+		return value, err
 	}
 	panic(fmt.Errorf("%w: %T", ErrUnknownCommand, body))
 }

@@ -90,6 +90,19 @@ func (m *Machine) AuditEdge() (edge audit.Edge, index uint64) {
 	return edge, index
 }
 
+// Remembers reports whether a caller's request was made, and is still known: the
+// same again is answered with what it came to, whatever is in it.
+func (m *Machine) Remembers(caller string, request capability.TokenID) (made bool, err error) {
+	if request == (capability.TokenID{}) {
+		return false, nil
+	}
+	err = m.view(func(tx *bolt.Tx) error {
+		made = tx.Bucket(bucketRequests).Get(requestRecordKey(&Header{Request: request, Actor: Actor{Name: caller}})) != nil
+		return nil
+	})
+	return made, err
+}
+
 // SealedKeys returns the keys of a purpose by epoch.
 func (m *Machine) SealedKeys(purpose string) (keys []SealedKey) {
 	m.read(func(mem *memory) {

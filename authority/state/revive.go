@@ -47,10 +47,16 @@ type Revive struct {
 }
 
 // Reseal replaces every sealed key by the same under the next cluster key, all at
-// once. It is refused if a key has changed since they were read.
+// once. It is refused if a key has changed since they were read. Result:
+// *ResealResult.
 type Reseal struct {
 	Of   Digest      `cbor:"1,keyasint"` // SealedState's, of what was sealed anew
 	Keys []SealedKey `cbor:"2,keyasint"` // by purpose and epoch
+}
+
+// ResealResult is the new cluster key's number.
+type ResealResult struct {
+	Number uint32 `cbor:"1,keyasint"`
 }
 
 // newReviveBody is newBody for the kinds of this file.
@@ -64,14 +70,16 @@ func newReviveBody(k Kind) any {
 	return nil
 }
 
-func (a *applier) dispatchRevive(h *Header, body any) (ok bool, err error) {
+func (a *applier) dispatchRevive(h *Header, body any) (value any, ok bool, err error) {
 	switch b := body.(type) {
 	case *Revive:
-		return true, a.revive(h, b)
+		err = a.revive(h, b)
 	case *Reseal:
-		return true, a.reseal(h, b)
+		value, err = result(a.reseal(h, b))
+	default:
+		return nil, false, nil
 	}
-	return false, nil
+	return value, true, err
 }
 
 // errKeyChanged refuses keys that were made of others than there are.
@@ -247,19 +255,19 @@ func (a *applier) beginMembers(h *Header, m *MemberRecord) {
 	}
 }
 
-func (a *applier) reseal(h *Header, b *Reseal) error {
+func (a *applier) reseal(h *Header, b *Reseal) (*ResealResult, error) {
 	if err := a.checkKeys(b.Keys); err != nil {
-		return err
+		return nil, err
 	}
 	now := a.sealedKeys()
 	same := slices.EqualFunc(now, b.Keys, func(x, y SealedKey) bool { return x.Purpose == y.Purpose && x.Epoch == y.Epoch })
 	if b.Of != keysDigest(now) || !same {
-		return errKeyChanged
+		return nil, errKeyChanged
 	}
 	a.meta.ClusterKey++
 	a.replaceKeys(b.Keys)
 	a.audit(h, auditRecord{Action: "reseal", Generation: a.meta.ClusterKey, Detail: fmt.Sprintf("%d keys", len(b.Keys))})
-	return nil
+	return &ResealResult{Number: a.meta.ClusterKey}, nil
 }
 
 // sealedKeys returns all sealed keys by purpose and epoch.

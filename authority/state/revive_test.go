@@ -228,3 +228,57 @@ func TestReseal(t *testing.T) {
 		t.Error("a replay comes to another state")
 	}
 }
+
+// TestKeyChangesAreMadeOnce: a request to change keys that is made again, its
+// answer lost, comes to what it came to, once every node of the cluster remembers
+// them.
+func TestKeyChangesAreMadeOnce(t *testing.T) {
+	r := lived(t)
+	set := func(sealed string) *SetKey {
+		return &SetKey{Key: SealedKey{Purpose: PurposeCA, Epoch: 1, Sealed: []byte(sealed), Under: r.m.Cluster().Key}}
+	}
+	again := func(kind Kind, first, second any) (one, two any) {
+		t.Helper()
+		request := tokenID(r.stamp, fmt.Sprint(r.stamp))
+		one, err := r.as(system, request, Digest{1}, kind, first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		made, err := r.m.Remembers(SystemActor, request)
+		if err != nil || made != (r.m.Version() >= 2) {
+			t.Errorf("remembered: %v, %v", made, err)
+		}
+		if two, err = r.as(system, request, Digest{1}, kind, second); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.as(system, request, Digest{2}, kind, second); made && !errors.Is(err, api.CodeConflict) {
+			t.Errorf("another request under the same id: %v", err)
+		}
+		return one, two
+	}
+	if one, two := again(KindSetKey, set("a"), set("b")); reflect.DeepEqual(one, two) {
+		t.Error("remembered before all nodes do")
+	}
+	r.must(KindRaiseVersion, &RaiseVersion{Version: 2})
+	one, two := again(KindSetKey, set("c"), set("d"))
+	if !reflect.DeepEqual(one, two) || string(r.m.SealedKey(PurposeCA, 1).Sealed) != "c" {
+		t.Errorf("a key was set twice: %+v, %+v", one, two)
+	}
+	reseal := func() *Reseal {
+		keys, of := r.m.SealedState()
+		b := &Reseal{Of: of}
+		for _, k := range keys {
+			k.Under++
+			b.Keys = append(b.Keys, k)
+		}
+		return b
+	}
+	b := reseal()
+	one, two = again(KindReseal, b, b) // the second of keys that are gone
+	if !reflect.DeepEqual(one, two) || one.(*ResealResult).Number != r.m.Cluster().Key {
+		t.Errorf("%+v, %+v, and the key is number %d", one, two, r.m.Cluster().Key)
+	}
+	if m, _ := r.replay(3); hashOf(m) != hashOf(r.m) {
+		t.Error("a replay comes to another state")
+	}
+}

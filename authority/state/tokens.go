@@ -80,6 +80,10 @@ func newResult(k Kind) any {
 		return new(RekeyResult)
 	case KindAddService:
 		return new(ServiceRecord)
+	case KindSetKey:
+		return new(SetKeyResult)
+	case KindReseal:
+		return new(ResealResult)
 	}
 	if r := newAttestResult(k); r != nil {
 		return r
@@ -87,9 +91,19 @@ func newResult(k Kind) any {
 	return newMemberResult(k)
 }
 
+// rememberedFrom is the version of the cluster from which a kind is remembered:
+// what its nodes keep must be the same.
+func rememberedFrom(k Kind) uint64 {
+	switch k {
+	case KindSetKey, KindReseal:
+		return 2
+	}
+	return 0
+}
+
 // remember keeps the result of a request. A token's record is its own memory.
 func (a *applier) remember(h *Header, result any) {
-	if h.Request == (capability.TokenID{}) || newResult(h.Kind) == nil {
+	if h.Request == (capability.TokenID{}) || newResult(h.Kind) == nil || a.cluster.version < rememberedFrom(h.Kind) {
 		return
 	}
 	a.w.put(bucketRequests, requestRecordKey(h), encoded(&requestRecord{

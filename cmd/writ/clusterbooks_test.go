@@ -84,15 +84,15 @@ var clusterBooks = map[string]clusterBook{
 cp "$NEXT" writ.new
 # The cluster's version must not rise while one node is old: it has three of the leader's rounds to do so.
 cat >> tools/scp <<'END'
-case $1 in n3:*) sleep 3; writ cluster status | grep -q ' version 1;' || { echo the version rose early; exit 9; } ;; esac
+case $1 in n3:*) sleep 3; writ cluster status | grep -q ' version 2;' || { echo the version rose early; exit 9; } ;; esac
 END
 echo "$WRIT_ADDR $WRIT_CA_FINGERPRINT" > cluster
 `, during: upgradeLoad, after: `
-until writ cluster status | grep ' version 2;'; do sleep 0.1; done
+until writ cluster status | grep ' version 3;'; do sleep 0.1; done
 # The old binary does not start on what the new one has written, and says why.
 ssh n2 systemctl stop writ
 code=0; ssh n2 "$OLD" serve > out 2>&1 || code=$?
-test $code = 1; grep 'this node knows 1' out; grep 'a later version of writ' out
+test $code = 1; grep 'this node knows 2' out; grep 'a later version of writ' out
 ssh n2 systemctl start writ; writ cluster status --wait 30s
 `},
 	"replace-node": {before: "crash n3", after: `
