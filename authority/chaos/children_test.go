@@ -188,7 +188,8 @@ func TestPlanted(t *testing.T) {
 	for _, p := range planted {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
-			for _, seed := range p.seeds {
+			seeds := seedsWith(p.fault)
+			for _, seed := range seeds {
 				r, err := child(t.Context(), path, seed, faultsPerRun, plantedEnv+"="+p.name)
 				if err == nil {
 					continue
@@ -202,7 +203,7 @@ func TestPlanted(t *testing.T) {
 					return
 				}
 			}
-			t.Errorf("not found with seeds %v", p.seeds)
+			t.Errorf("not found with seeds %v", seeds)
 		})
 	}
 }

@@ -167,6 +167,8 @@ var faults = []fault{
 	on("kill a follower", false, kill),
 	on("stop the leader", true, stop),
 	on("stop a follower", false, stop),
+	on("the leader freezes", true, freeze),
+	on("a follower freezes", false, freeze),
 	{"power failure", func(s *sim, _ context.Context, r *rand.Rand) (func() error, []string, error) {
 		for _, n := range s.members() {
 			if err := n.kill(); err != nil {
@@ -282,6 +284,23 @@ func stop(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []str
 	return func() error { return s.restart(n) }, nil, nil
 }
 
+// freeze has a node stand still, as SIGSTOP would: nothing comes off its network or
+// its disk, and time goes on. It is not told that it was away.
+func freeze(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+	s.net.Freeze(n.name)
+	n.disk.Hang()
+	sleep(time.Duration(r.Int64N(int64(3 * time.Second)))) // a disk that hangs for longer ends it
+	return func() error {
+		n.disk.Heal()
+		held := s.net.Thaw(n.name)
+		s.event("%s goes on: %d calls were held up", n.name, held)
+		if held == 0 {
+			return fmt.Errorf("vacuous: %s had nothing to do while it was frozen", n.name)
+		}
+		return nil
+	}, nil, nil
+}
+
 func slowDisk(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
 	n.disk.Slow(5*time.Millisecond + time.Duration(r.Int64N(int64(400*time.Millisecond))))
 	return func() error { n.disk.Heal(); return nil }, nil, nil
@@ -369,14 +388,20 @@ func (s *sim) replace(ctx context.Context, n *node) error {
 	return s.ready(ctx)
 }
 
-// disturb goes through the schedule, and undoes each fault before the next. Seeds
-// that follow on each other go through all kinds.
+// faultsOf are the faults of a seed, in no order yet. Seeds that follow on each other
+// go through all kinds.
+func faultsOf(seed uint64, n int) []fault {
+	deck := make([]fault, n)
+	for i := range deck {
+		deck[i] = faults[(int(seed)*n+i)%len(faults)]
+	}
+	return deck
+}
+
+// disturb goes through the schedule, and undoes each fault before the next.
 func (s *sim) disturb(ctx context.Context) error {
 	r := s.random(0)
-	deck := make([]fault, s.perRun)
-	for i := range deck {
-		deck[i] = faults[(int(s.seed)*s.perRun+i)%len(faults)]
-	}
+	deck := faultsOf(s.seed, s.perRun)
 	r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 	for _, f := range deck {
 		pause(ctx, between(r, 700*time.Millisecond))

@@ -4,33 +4,48 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// planted are bugs that the campaign has to find, each with one of a few seeds.
+// planted are bugs that the campaign has to find, each with one of the first few seeds
+// that have the fault that shows it.
 // They are put into copies of the source, which the compiler reads in place of the
 // files (-overlay), so that the product has none of this in it. One binary has all
 // of them; the environment says which it shows.
 var planted = []struct {
 	name, file, old, bug string
 	found                string // in what the campaign says
-	seeds                []uint64
+	fault                string // that shows it; empty: any seed does
 }{
 	{"lease not deducted", "authority/state/budget.go", "path[i].remaining -= granted",
-		"if !PLANTED { path[i].remaining -= granted }", "VIOLATION", []uint64{1, 2}},
+		"if !PLANTED { path[i].remaining -= granted }", "VIOLATION", ""},
 	{"return credited twice", "authority/state/budget.go", "b.remaining = min(b.limit, b.remaining+unspent)",
-		"if PLANTED { b.remaining += unspent }; b.remaining = min(b.limit, b.remaining+unspent)", "VIOLATION", []uint64{1, 2}},
+		"if PLANTED { b.remaining += unspent }; b.remaining = min(b.limit, b.remaining+unspent)", "VIOLATION", ""},
 	{"returned calls still spent", "authority/replica/lease.go", "left := k.empty()",
-		"left := k.empty(); if PLANTED { k.pool = left }", "were accepted", []uint64{1, 2}},
+		"left := k.empty(); if PLANTED { k.pool = left }", "were accepted", ""},
 	{"freshness dated at receipt", "authority/replica/stream.go", "p, ok := s.waiting[e.Pong.Nonce]",
-		"p, ok := s.waiting[e.Pong.Nonce]; if PLANTED { p.sent = r.clock() }", "after its revocation was acknowledged", []uint64{1, 6, 11, 16, 21, 26, 31, 36}},
+		"p, ok := s.waiting[e.Pong.Nonce]; if PLANTED { p.sent = r.clock() }", "after its revocation was acknowledged", "a guard hears late, then nothing"},
 	{"a clock trusted for expiry", "authority/clocks.go", "if c.at == 0 {",
-		"if c.at == 0 || PLANTED {", "VIOLATION", []uint64{19, 24, 29, 34, 39, 44}},
+		"if c.at == 0 || PLANTED {", "VIOLATION", "the leader's clock jumps ahead"},
 	{"dedupe off", "authority/state/machine.go", "if earlier != nil || err != nil {",
-		"if PLANTED { earlier, err = nil, nil }; if earlier != nil || err != nil {", "VIOLATION", []uint64{1, 2}},
+		"if PLANTED { earlier, err = nil, nil }; if earlier != nil || err != nil {", "VIOLATION", ""},
 	{"quorum check skipped", "authority/fresh.go", "ctx, cancel := context.WithTimeout(ctx, f.bound)",
 		"ctx, cancel := context.WithTimeout(ctx, f.bound); " +
-			"if PLANTED { f.quorum = func(context.Context) (uint64, error) { return 0, nil } }", "VIOLATION", []uint64{0, 5, 10}},
+			"if PLANTED { f.quorum = func(context.Context) (uint64, error) { return 0, nil } }", "VIOLATION", "isolate the leader"},
+}
+
+// plantedSeeds is with how many seeds a planted bug has to be found.
+const plantedSeeds = 6
+
+// seedsWith returns the first seeds that have a fault of a kind.
+func seedsWith(kind string) (seeds []uint64) {
+	for seed := uint64(1); len(seeds) < plantedSeeds; seed++ {
+		if kind == "" || slices.ContainsFunc(faultsOf(seed, faultsPerRun), func(f fault) bool { return f.kind == kind }) {
+			seeds = append(seeds, seed)
+		}
+	}
+	return seeds
 }
 
 // plantedEnv names the bug that is shown.

@@ -44,6 +44,13 @@ type Network struct {
 	ports     int                  // guarded by mu
 	changed   chan struct{}        // closed and replaced when a link comes up; guarded by mu
 	sum       hash.Hash            // of all that was sent; guarded by mu
+	frozen    map[string]*freezing // by host; guarded by mu
+}
+
+// freezing is a time in which a host stands still.
+type freezing struct {
+	over chan struct{} // closed when it is
+	held int           // calls that waited; guarded by the network's mu
 }
 
 // New makes a network whose links are perfect.
@@ -51,6 +58,7 @@ func New(seed uint64) *Network {
 	return &Network{
 		rng: rand.New(rand.NewPCG(seed, 1)), links: make(map[[2]string]Link),
 		listeners: make(map[string]*listener), changed: make(chan struct{}), sum: sha256.New(),
+		frozen: make(map[string]*freezing),
 	}
 }
 
@@ -71,10 +79,60 @@ func (n *Network) Both(a, b string, l Link) {
 	n.wake()
 }
 
-// Heal makes every link perfect again.
+// Freeze has a host stand still, like a process that was stopped: nothing that it
+// begins or waits for on the network comes back to it, not even a deadline, before
+// Thaw. Others still connect to it and send, and wait for their answers.
+func (n *Network) Freeze(host string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.frozen[host] == nil {
+		n.frozen[host] = &freezing{over: make(chan struct{})}
+	}
+}
+
+// Thaw has a host go on, and says how many of its calls were held up.
+func (n *Network) Thaw(host string) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.thaw(host)
+}
+
+func (n *Network) thaw(host string) int {
+	f := n.frozen[host]
+	if f == nil {
+		return 0
+	}
+	close(f.over)
+	delete(n.frozen, host)
+	return f.held
+}
+
+// stand waits while the host is frozen. The dead wait for nothing.
+func (h *Host) stand() {
+	for {
+		h.net.mu.Lock()
+		f := h.net.frozen[h.name]
+		if f == nil || h.dead {
+			h.net.mu.Unlock()
+			return
+		}
+		f.held++
+		h.net.mu.Unlock()
+		select {
+		case <-f.over:
+		case <-h.ended:
+			return
+		}
+	}
+}
+
+// Heal makes every link perfect again, and thaws every host.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	for host := range n.frozen {
+		n.thaw(host)
+	}
 	for _, s := range n.streams {
 		if n.links[s.way()].Down {
 			s.release(n.rng)
@@ -169,6 +227,7 @@ func (h *Host) Listen(addr string) (net.Listener, error) {
 func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	n := h.net
 	for {
+		h.stand()
 		n.mu.Lock()
 		changed := n.changed
 		l := n.listeners[addr]
@@ -245,6 +304,7 @@ type listener struct {
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.queue:
+		l.host.stand()
 		return c, nil
 	case <-l.closed:
 		return nil, net.ErrClosed

@@ -172,3 +172,51 @@ func TestSum(t *testing.T) {
 		t.Error("another text, or another time, and the same sum")
 	}
 }
+
+// TestFreeze has a host stand still: it is sent to all the same, and finds it all
+// when it goes on.
+func TestFreeze(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := New(1)
+		a, b, from, to := pair(t, n)
+		if err := to.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n.Freeze("b")
+		send(t, from, "meanwhile")
+		if _, err := a.Dial(t.Context(), "b:1"); err != nil {
+			t.Errorf("connecting to a host that stands still: %v", err)
+		}
+		began := time.Now()
+		time.AfterFunc(time.Minute, func() {
+			if held := n.Thaw("b"); held != 2 {
+				t.Errorf("%d calls were held up, not 2", held)
+			}
+		})
+		dialed := make(chan time.Duration, 1)
+		go func() {
+			_, _ = b.Dial(t.Context(), "a:1") // nobody listens there
+			dialed <- time.Since(began)
+		}()
+		if _, err := to.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != time.Minute {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		if after := <-dialed; after != time.Minute {
+			t.Errorf("it connected after %v", after)
+		}
+		if err := to.SetReadDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, to, "meanwhile")
+
+		// The dead stand no more.
+		n.Freeze("b")
+		time.AfterFunc(time.Minute, b.Kill)
+		if _, err := to.Write([]byte("x")); err == nil {
+			t.Error("the dead wrote")
+		}
+		if n.Heal(); n.Thaw("b") != 0 {
+			t.Error("healed, and still frozen")
+		}
+	})
+}

@@ -184,6 +184,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
+		c.host.stand()
 		c.mu.Lock()
 		deadline, closed := c.deadline, c.closed
 		c.mu.Unlock()
@@ -220,6 +221,7 @@ func (c *Conn) Read(b []byte) (int, error) {
 
 // Write implements net.Conn.
 func (c *Conn) Write(b []byte) (int, error) {
+	c.host.stand()
 	c.mu.Lock()
 	deadline, closed := c.write, c.closed
 	c.mu.Unlock()
