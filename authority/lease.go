@@ -105,14 +105,18 @@ func (a *Authority) prepareLease(c Call, req *api.LeaseRequest) (*state.Lease, e
 	return body, a.random(body.ID[:])
 }
 
-// LeaseAudience is the audience of an open lease's token; ok is false for a
-// lease unknown or closed, whose return credits nothing.
-func (a *Authority) LeaseAudience(lease string) (audience string, ok bool, err error) {
+// LeaseAudience is the audience of the token of a lease that is open, or that was
+// closed by this very request of a caller, whose answer was lost; ok is false for
+// any other, whose return credits nothing.
+func (a *Authority) LeaseAudience(lease, caller string, request capability.TokenID) (audience string, ok bool, err error) {
 	var id state.LeaseID
 	if err := id.UnmarshalText([]byte(lease)); err != nil {
 		return "", false, invalid("lease: 32 hexadecimal digits in lower case")
 	}
 	token, ok, err := a.machine.LeaseToken(id)
+	if err == nil && !ok {
+		token, ok, err = a.machine.ReturnedToken(caller, request)
+	}
 	if err != nil || !ok {
 		return "", false, err
 	}

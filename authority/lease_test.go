@@ -189,7 +189,7 @@ func TestReturnAndRetry(t *testing.T) {
 	if err != nil || *again != *first {
 		t.Fatalf("a retry: %+v, %v; at first %+v", again, err, first)
 	}
-	if aud, ok, err := a.LeaseAudience(first.Lease); aud != "corp" || !ok || err != nil {
+	if aud, ok, err := a.LeaseAudience(first.Lease, svc.Name, call.Request); aud != "corp" || !ok || err != nil {
 		t.Errorf("%q %v %v", aud, ok, err)
 	}
 	back := Call{Caller: svc, Request: newRequest(a)}
@@ -203,7 +203,7 @@ func TestReturnAndRetry(t *testing.T) {
 	if err != nil || r.Credited != 0 {
 		t.Errorf("a closed lease: %+v, %v", r, err)
 	}
-	if _, ok, err := a.LeaseAudience(first.Lease); ok || err != nil {
+	if _, ok, err := a.LeaseAudience(first.Lease, svc.Name, newRequest(a)); ok || err != nil {
 		t.Errorf("a closed lease: %v %v", ok, err)
 	}
 	info, err := a.Token(t.Context(), issued.ID)

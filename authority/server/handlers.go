@@ -200,9 +200,18 @@ func lease(x *exchange, r *api.LeaseRequest) (*api.LeaseResponse, error) {
 	return x.s.a.Lease(x.ctx(), x.call, r)
 }
 
-// returnAccess: an unknown or closed lease credits nothing, whoever asks.
+// returnAccess: an unknown or closed lease credits nothing, whoever asks. Whose call
+// closed it, and is made again, is believed as to his name: it says on what his
+// credential is judged.
 func returnAccess(x *exchange, _ *api.ReturnRequest) (resources, error) {
-	audience, ok, err := x.s.a.LeaseAudience(x.r.PathValue("id"))
+	if x.token == nil {
+		return nil, errNoCredential
+	}
+	in, err := x.token.Inspect()
+	if err != nil {
+		return nil, err
+	}
+	audience, ok, err := x.s.a.LeaseAudience(x.r.PathValue("id"), in.Identifier.Subject, x.call.Request)
 	if err != nil {
 		return nil, err
 	}

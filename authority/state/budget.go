@@ -225,5 +225,9 @@ func (a *applier) giveBack(h *Header, b *Return) (*ReturnResult, error) {
 	a.audit(h, auditRecord{
 		Action: "return", Token: token.String(), Branch: l.deepest().String(), Lease: b.ID.String(), Calls: b.Unspent,
 	})
-	return &ReturnResult{Credited: b.Unspent}, nil
+	r := &ReturnResult{Credited: b.Unspent}
+	if a.cluster.version >= 2 {
+		r.Token = token
+	}
+	return r, nil
 }

@@ -229,9 +229,11 @@ type Return struct {
 	Unspent uint64  `cbor:"3,keyasint"`
 }
 
-// ReturnResult says what was credited.
+// ReturnResult says what was credited, and of an open lease for which token, from
+// version 2 of the cluster on.
 type ReturnResult struct {
-	Credited uint64 `cbor:"1,keyasint"`
+	Credited uint64             `cbor:"1,keyasint"`
+	Token    capability.TokenID `cbor:"2,keyasint,omitzero"`
 }
 
 // Expire drops everything whose hard ceiling is before T. Result: *ExpireResult.

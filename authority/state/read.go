@@ -103,6 +103,26 @@ func (m *Machine) Remembers(caller string, request capability.TokenID) (made boo
 	return made, err
 }
 
+// ReturnedToken returns the token of a lease that a caller's request closed, for as
+// long as the request is known.
+func (m *Machine) ReturnedToken(caller string, request capability.TokenID) (id capability.TokenID, ok bool, err error) {
+	err = m.view(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketRequests).Get(requestRecordKey(&Header{Request: request, Actor: Actor{Name: caller}}))
+		if b == nil {
+			return nil
+		}
+		var r requestRecord
+		if mustDecode(b, &r); r.Kind != KindReturn {
+			return nil
+		}
+		var result ReturnResult
+		mustDecode(r.Result, &result)
+		id, ok = result.Token, result.Token != capability.TokenID{}
+		return nil
+	})
+	return id, ok, err
+}
+
 // SealedKeys returns the keys of a purpose by epoch.
 func (m *Machine) SealedKeys(purpose string) (keys []SealedKey) {
 	m.read(func(mem *memory) {

@@ -8,7 +8,8 @@ import "errors"
 // format too, since a node that lags can be sent one in the middle of an upgrade.
 //
 //	1: members, join tokens, and what they are about
-//	2: SetKey and Reseal are remembered by their request ids
+//	2: SetKey and Reseal are remembered by their request ids, and a Return with
+//	   the token of its lease
 const Version uint64 = 2 + next
 
 // ErrVersion is what a node stops with when a later version of the program has
