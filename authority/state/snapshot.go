@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -104,10 +105,14 @@ func (m *Machine) Restore(r io.Reader) (err error) {
 			os.Remove(path)
 		}
 	}()
-	if err := readSnapshot(db, r); err != nil {
+	tokens, err := readSnapshot(db, r)
+	if err != nil {
 		return err
 	}
 	mem := newMemory(m.cfg.Events, m.set.Fresh())
+	// What is made as large as it will be leaves no smaller ones behind: the old
+	// state is in memory as well.
+	mem.tokens.slots = slices.Grow(mem.tokens.slots, tokens+tokens/8)
 	if err := db.View(mem.load); err != nil {
 		return err
 	}
@@ -158,65 +163,70 @@ func (r summedReader) field(n uint64, most uint64) ([]byte, error) {
 	return b, nil
 }
 
-func readSnapshot(db *bolt.DB, from io.Reader) error {
+// readSnapshot writes a snapshot to a state file, and returns how many tokens are
+// registered.
+func readSnapshot(db *bolt.DB, from io.Reader) (tokens int, err error) {
 	r := summedReader{bufio.NewReaderSize(from, 64<<10), sha256.New()}
 	magic, err := r.field(uint64(len(snapshotMagic)), uint64(len(snapshotMagic)))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	count, ok := snapshotBuckets[string(magic)]
 	if !ok {
-		return fmt.Errorf("%w: another format: %w", ErrSnapshot, ErrVersion)
+		return 0, fmt.Errorf("%w: another format: %w", ErrSnapshot, ErrVersion)
 	}
 	for _, name := range buckets[:count] {
-		for more := true; more; {
+		for n := restoreTx; n == restoreTx; {
 			err := db.Update(func(tx *bolt.Tx) error {
-				more, err = readRecords(tx.Bucket(name), r)
+				n, err = readRecords(tx.Bucket(name), r)
 				return err
 			})
 			if err != nil {
-				return err
+				return 0, err
+			}
+			if string(name) == string(bucketTokens) {
+				tokens += n
 			}
 		}
 	}
 	want := r.sum.Sum(nil)
 	got := make([]byte, sha256.Size)
 	if _, err := io.ReadFull(r.Reader, got); err != nil || !bytes.Equal(got, want) {
-		return fmt.Errorf("%w: checksum", ErrSnapshot)
+		return 0, fmt.Errorf("%w: checksum", ErrSnapshot)
 	}
 	if _, err := r.Reader.ReadByte(); err != io.EOF {
-		return fmt.Errorf("%w: trailing bytes", ErrSnapshot)
+		return 0, fmt.Errorf("%w: trailing bytes", ErrSnapshot)
 	}
-	return nil
+	return tokens, nil
 }
 
-// readRecords reads up to restoreTx records; more says that the bucket goes on.
-func readRecords(b *bolt.Bucket, r summedReader) (more bool, err error) {
+// readRecords reads up to restoreTx records, or fewer where the bucket ends.
+func readRecords(b *bolt.Bucket, r summedReader) (records int, err error) {
 	b.FillPercent = fill
-	for range restoreTx {
+	for ; records < restoreTx; records++ {
 		n, err := binary.ReadUvarint(r)
 		if err != nil {
-			return false, fmt.Errorf("%w: %w", ErrSnapshot, err)
+			return records, fmt.Errorf("%w: %w", ErrSnapshot, err)
 		}
 		if n == 0 {
-			return false, nil
+			return records, nil
 		}
 		k, err := r.field(n-1, maxKey)
 		if err != nil {
-			return false, err
+			return records, err
 		}
 		if n, err = binary.ReadUvarint(r); err != nil {
-			return false, fmt.Errorf("%w: %w", ErrSnapshot, err)
+			return records, fmt.Errorf("%w: %w", ErrSnapshot, err)
 		}
 		v, err := r.field(n, maxValue)
 		if err != nil {
-			return false, err
+			return records, err
 		}
 		if err := b.Put(k, v); err != nil {
-			return false, fmt.Errorf("%w: %w", ErrSnapshot, err)
+			return records, fmt.Errorf("%w: %w", ErrSnapshot, err)
 		}
 	}
-	return true, nil
+	return records, nil
 }
 
 // load builds the index over a state file, and checks its content against the
