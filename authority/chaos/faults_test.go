@@ -388,6 +388,17 @@ func (s *sim) replace(ctx context.Context, n *node) error {
 	return s.ready(ctx)
 }
 
+// kinds are all kinds of faults, and of ends.
+func kinds() (all []string) {
+	for _, f := range faults {
+		all = append(all, f.kind)
+	}
+	for _, e := range ends {
+		all = append(all, e.kind)
+	}
+	return all
+}
+
 // faultsOf are the faults of a seed, in no order yet. Seeds that follow on each other
 // go through all kinds.
 func faultsOf(seed uint64, n int) []fault {

@@ -133,7 +133,7 @@ func (s *sim) members() []*node {
 // run runs the campaign. It returns what the checks found, and the trace's hash.
 func (s *sim) run() (*check.Report, string, error) {
 	ctx := context.Background()
-	defer s.end()
+	defer s.close()
 	if err := s.form(ctx); err != nil {
 		return nil, "", err
 	}
@@ -180,6 +180,9 @@ func (s *sim) run() (*check.Report, string, error) {
 		return nil, "", err
 	}
 	if err := s.finish(ctx); err != nil {
+		return nil, "", err
+	}
+	if err := s.end(ctx); err != nil {
 		return nil, "", err
 	}
 	report := check.Check(s.config(lasted), s.log.Records())
@@ -448,8 +451,8 @@ func everything(ctx context.Context, a *authority.Authority) (map[string]check.P
 	}
 }
 
-// end stops everything, so that nothing is left in the bubble.
-func (s *sim) end() {
+// close stops everything, so that nothing is left in the bubble.
+func (s *sim) close() {
 	s.net.Heal()
 	for _, g := range s.guards {
 		_ = g.close()
