@@ -122,7 +122,11 @@ func (m *Machine) Restore(r io.Reader) (err error) {
 		}
 	}
 	// The new file takes the old one's name while it is open; readers of the
-	// old one finish on theirs.
+	// old one finish on theirs. It is removed first, since ext4 writes out all of a
+	// file that is renamed over another, and nothing needs this one to be.
+	if err := os.Remove(m.cfg.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	if err := os.Rename(path, m.cfg.Path); err != nil {
 		return err
 	}
