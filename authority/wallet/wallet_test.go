@@ -297,6 +297,17 @@ func TestChangedMachine(t *testing.T) {
 	if err != nil || d.Revoked.IsZero() || !strings.HasPrefix(d.Reason, "pcrs: ") {
 		t.Fatalf("%+v, %v", d, err)
 	}
+	// The audit log has why, and what the TPM has signed of it.
+	records, err := r.root.AuditRecords(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(records.Records, func(rec []byte) bool {
+		return strings.Contains(string(rec), `"action":"attest-refused"`) && strings.Contains(string(rec), d.Device) &&
+			strings.Contains(string(rec), `"reason":"pcrs: `) && strings.Contains(string(rec), `"quote_signature"`)
+	}) {
+		t.Error("the refusal is not recorded")
+	}
 	// And with it what was bound to it before.
 	deadline := time.Now().Add(5 * time.Second)
 	for {
