@@ -67,6 +67,32 @@ func TestRevokedBeforehand(t *testing.T) {
 	r.wantLogged("step=begin reason=device_revoked")
 }
 
+// TestOneKind: a TPM is a device for each kind of endorsement key. Where the
+// policy names one, a machine that was revoked does not come back as another.
+func TestOneKind(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(p *attest.Policy) { p.EKKinds = []attest.Kind{attest.ECCP384} })
+	r.discharge(r.machine, r.mint(nil))
+	if _, err := r.root.Revoke(t.Context(), api.RevokeRequest{Kind: api.RevokeDevice, Device: r.machine.holder.Device().String(), Reason: "stolen"}); err != nil {
+		t.Fatal(err)
+	}
+	h, err := holder.Open(holder.Config{TPM: r.machine.tpm.Address, Dir: t.TempDir(), Kind: attest.RSA2048})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	if h.Device() == r.machine.holder.Device() {
+		t.Fatal("it is one device, so that this tests nothing")
+	}
+	want := holder.Want{Audience: audience, Caveat: r.mint(func(req *api.IssueRequest) {
+		req.ThirdParty[0].Holder, req.ThirdParty[0].AnyMachine = "", true
+	}).Missing()[0].CaveatID}
+	if _, err := r.Client("").AttestBegin(t.Context(), h.Begin(want)); code(err) != api.CodeAttestation {
+		t.Errorf("%v", err)
+	}
+	r.wantLogged("reason=ek_type")
+}
+
 // TestPolicyChanges: what the operator stores counts from the next challenge on.
 func TestPolicyChanges(t *testing.T) {
 	t.Parallel()
