@@ -36,7 +36,8 @@
 //
 // What it takes is bounded: raft.db by [Config.SnapshotBytes] and TrailingBytes
 // together and what comes while a snapshot is written, snapshots/ by one
-// snapshot and what is being written, the node's own and one that comes in. They hold the state compressed.
+// snapshot and what is being written, the node's own and one that comes in. They
+// hold the state compressed.
 //
 // The state machine is not on this list. It may keep its state where it likes,
 // without syncing, because everything it holds can be rebuilt from the newest
