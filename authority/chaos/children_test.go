@@ -102,12 +102,12 @@ func child(ctx context.Context, binary string, seed uint64, faults int, env ...s
 				return nil, errors.Join(err, bad)
 			}
 			if err != nil {
-				err = fmt.Errorf("%w: %.8000s", err, out)
+				err = fmt.Errorf("%w: %.64000s", err, out)
 			}
 			return r, err
 		}
 	}
-	return nil, fmt.Errorf("seed %d ended without a result: %w: %.8000s", seed, err, out)
+	return nil, fmt.Errorf("seed %d ended without a result: %w: %.64000s", seed, err, out)
 }
 
 // place makes a directory in memory, if files can be there: what a disk does is

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/writ-dev/writ/authority"
@@ -28,18 +29,18 @@ var ends = []struct {
 	{"certificates expire without a quorum", (*sim).expire},
 }
 
-// end brings the seed's end about.
-func (s *sim) end(ctx context.Context) error {
+// end brings the seed's end about. One that fails is a finding, and what was found
+// before it counts too.
+func (s *sim) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	end := ends[s.seed%uint64(len(ends))]
 	s.event("end: %s", end.kind)
 	begun := s.now()
 	if err := end.make(s, ctx); err != nil {
-		return fmt.Errorf("%s: %w", end.kind, err)
+		s.violated("%s: %v", end.kind, err)
 	}
 	s.record("faults", begun, check.Record{Op: check.OpFault, Code: end.kind})
-	return nil
 }
 
 // restore has the cluster be lost, and restored from a backup. Nothing that was
@@ -75,10 +76,11 @@ func (s *sim) restore(ctx context.Context) error {
 	}
 	killed := time.Now()
 
-	// The first node's key file opens the backup; the others never start again.
-	n := members[0]
+	// One node's key file opens the backup; the others never start again. It is one that
+	// the guards were set up with.
+	n := members[slices.IndexFunc(members, func(n *node) bool { return n.name <= fmt.Sprintf("n%d", voters) })]
 	s.mu.Lock()
-	s.nodes = members[:1:1]
+	s.nodes = []*node{n}
 	s.mu.Unlock()
 	if err := os.RemoveAll(filepath.Join(n.dir, "data")); err != nil {
 		return err

@@ -31,6 +31,7 @@ type credential struct {
 	token  *capability.Token
 	limits []uint64
 	spared bool // nobody revokes it, nor anything that it was derived from
+	leased bool // in single calls by a lessee, who knows of each: no guard may lease of it
 }
 
 // pool is what the load works on.
@@ -202,7 +203,9 @@ func (s *sim) revoke(root *client.Client, who string, c *credential) {
 	if c.name != tokenName(c.name) {
 		body.Kind, body.Branch = api.RevokeBranch, c.token.Branch().String()
 	}
-	s.pool.add(&s.pool.gone, c)
+	if !c.leased {
+		s.pool.add(&s.pool.gone, c) // guards see it meanwhile
+	}
 	request := s.requestID()
 	call := func() error {
 		ctx, cancel := context.WithTimeout(client.WithRequestID(context.Background(), request), patience)
@@ -216,6 +219,9 @@ func (s *sim) revoke(root *client.Client, who string, c *credential) {
 	if err != nil {
 		s.event("%s: revoking %s: %v", who, c.name, err)
 		return
+	}
+	if c.leased {
+		s.pool.add(&s.pool.gone, c)
 	}
 	s.again(call)
 }
@@ -303,6 +309,7 @@ func (s *sim) lessee(ctx context.Context, n int, token string) error {
 				continue
 			}
 			c, held, back = got, nil, nil
+			c.leased = true
 		}
 		switch at := random.IntN(10); {
 		case at < 5 || len(held) == 0 && len(back) == 0:

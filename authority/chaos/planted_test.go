@@ -19,20 +19,20 @@ var planted = []struct {
 	fault                string // that shows it; empty: any seed does
 }{
 	{"lease not deducted", "authority/state/budget.go", "path[i].remaining -= granted",
-		"if !PLANTED { path[i].remaining -= granted }", "VIOLATION", ""},
+		"if !PLANTED { path[i].remaining -= granted }", "to linearize", ""},
 	{"return credited twice", "authority/state/budget.go", "b.remaining = min(b.limit, b.remaining+unspent)",
-		"if PLANTED { b.remaining += unspent }; b.remaining = min(b.limit, b.remaining+unspent)", "VIOLATION", ""},
+		"if PLANTED { b.remaining += unspent }; b.remaining = min(b.limit, b.remaining+unspent)", "to linearize", ""},
 	{"returned calls still spent", "authority/replica/lease.go", "left := k.empty()",
 		"left := k.empty(); if PLANTED { k.pool = left }", "were accepted", ""},
 	{"freshness dated at receipt", "authority/replica/stream.go", "p, ok := s.waiting[e.Pong.Nonce]",
 		"p, ok := s.waiting[e.Pong.Nonce]; if PLANTED { p.sent = r.clock() }", "after its revocation was acknowledged", "a guard hears late, then nothing"},
 	{"a clock trusted for expiry", "authority/clocks.go", "if c.at == 0 {",
-		"if c.at == 0 || PLANTED {", "VIOLATION", "the leader's clock jumps ahead"},
+		"if c.at == 0 || PLANTED {", "which was acknowledged, is", "the leader's clock jumps ahead"},
 	{"dedupe off", "authority/state/machine.go", "if earlier != nil || err != nil {",
-		"if PLANTED { earlier, err = nil, nil }; if earlier != nil || err != nil {", "VIOLATION", ""},
+		"if PLANTED { earlier, err = nil, nil }; if earlier != nil || err != nil {", "to linearize", ""},
 	{"quorum check skipped", "authority/fresh.go", "ctx, cancel := context.WithTimeout(ctx, f.bound)",
 		"ctx, cancel := context.WithTimeout(ctx, f.bound); " +
-			"if PLANTED { f.quorum = func(context.Context) (uint64, error) { return 0, nil } }", "VIOLATION", "isolate the leader"},
+			"if PLANTED { f.quorum = func(context.Context) (uint64, error) { return 0, nil } }", "to linearize", "isolate the leader"},
 }
 
 // plantedSeeds is with how many seeds a planted bug has to be found.
