@@ -54,7 +54,7 @@ func newAlone(t *testing.T, change func(*attest.Policy)) *alone {
 		t.Fatal(err)
 	}
 	p := attest.Policy{
-		Format: 1, Name: "prod", Version: 3, EKRoots: []string{"factory"}, PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
+		Format: 1, Name: "prod", Version: 3, EKRoots: []string{"factory"}, EKKinds: attest.Kinds(), PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
 		Lifetime: attest.Duration(time.Minute),
 	}
 	if change != nil {
@@ -220,7 +220,7 @@ func TestStandaloneRevokes(t *testing.T) {
 		t.Fatal(err)
 	}
 	document, err := json.Marshal(attest.Policy{
-		Format: 1, Name: "prod", Version: 4, EKRoots: []string{"factory"}, PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
+		Format: 1, Name: "prod", Version: 4, EKRoots: []string{"factory"}, EKKinds: attest.Kinds(), PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
 		Lifetime: attest.Duration(time.Minute),
 	})
 	if err != nil {

@@ -75,7 +75,7 @@ func policyOf(t testing.TB, h *holder.Holder, change func(*attest.Policy)) strin
 		t.Fatal(err)
 	}
 	p := &attest.Policy{
-		Format: 1, Name: "prod", EKRoots: []string{"factory"}, PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
+		Format: 1, Name: "prod", EKRoots: []string{"factory"}, EKKinds: attest.Kinds(), PCRs: []int{0, 7}, PCRSets: []attest.PCRSet{set},
 		Lifetime: attest.Duration(time.Minute),
 	}
 	if change != nil {

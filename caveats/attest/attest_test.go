@@ -128,6 +128,8 @@ func TestPolicyDocumentRefused(t *testing.T) {
 		"no format":              {`"format": 1, `, ``},
 		"another format":         {`"format": 1`, `"format": 2`},
 		"no name":                {`"name": "prod"`, `"name": ""`},
+		"no kinds":               {`"ek_kinds": ["ecc-p384"],`, ``},
+		"an empty list of kinds": {`["ecc-p384"]`, `[]`},
 		"name with a slash":      {`"name": "prod"`, `"name": "a/b"`},
 		"no roots":               {`["swtpm"]`, `[]`},
 		"roots by a path":        {`["swtpm"]`, `["../x"]`},

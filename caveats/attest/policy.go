@@ -42,7 +42,7 @@ type Policy struct {
 	Version uint64 `json:"version,omitempty"` // set by the authority that stores it, from 1
 
 	EKRoots []string `json:"ek_roots"`           // names of bundles of roots, at least one
-	EKKinds []Kind   `json:"ek_kinds,omitempty"` // accepted; empty: each kind. One TPM is one device only if one kind is named
+	EKKinds []Kind   `json:"ek_kinds"`           // accepted, at least one. A TPM is a device for each: one that is revoked comes back as another
 	EKAllow []Digest `json:"ek_allow,omitempty"` // SHA-256 of the endorsement key's SPKI, which is the device id; empty: every one
 	EKDeny  []Digest `json:"ek_deny,omitempty"`
 
@@ -154,6 +154,9 @@ func (p *Policy) Check() error {
 			return bad("%q is no name of a bundle", r)
 		}
 	}
+	if len(p.EKKinds) == 0 {
+		return bad("no ek_kinds: name the kind of endorsement key that is accepted, best of all one (%v)", Kinds())
+	}
 	for _, k := range p.EKKinds {
 		if !slices.Contains(Kinds(), k) {
 			return bad("%q is no kind of endorsement key", k)
@@ -196,7 +199,7 @@ func (p *Policy) JudgeKey(kind Kind, id Digest) error {
 		return refuse(ReasonDenied, "the endorsement key %s is on the deny list", id)
 	case len(p.EKAllow) > 0 && !slices.Contains(p.EKAllow, id):
 		return refuse(ReasonDenied, "the endorsement key %s is not on the allow list", id)
-	case len(p.EKKinds) > 0 && !slices.Contains(p.EKKinds, kind):
+	case !slices.Contains(p.EKKinds, kind):
 		return refuse(ReasonEKType, "the policy does not accept endorsement keys of kind %s", kind)
 	}
 	return nil

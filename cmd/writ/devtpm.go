@@ -52,7 +52,7 @@ func startDevTPM(ctx context.Context, dir string, a *authority.Authority) (_ *de
 		return nil, err
 	}
 	p := attest.Policy{
-		Format: 1, Name: devPolicy, EKRoots: []string{devPolicy}, PCRs: []int{0, 1, 2, 3, 4, 5, 6, 7}, SessionKeys: true,
+		Format: 1, Name: devPolicy, EKRoots: []string{devPolicy}, EKKinds: []attest.Kind{h.Kind()}, PCRs: []int{0, 1, 2, 3, 4, 5, 6, 7}, SessionKeys: true,
 		Lifetime: attest.Duration(5 * time.Minute),
 	}
 	set, err := h.CapturePCRs("golden", p.PCRs)

@@ -127,7 +127,7 @@ func newForge(t testing.TB) *forge {
 		values:  [][]byte{bytes.Repeat([]byte{0x11}, 32), bytes.Repeat([]byte{0x77}, 32)},
 	}
 	f.policy = &attest.Policy{
-		Format: 1, Name: "prod", Version: 3, EKRoots: []string{"swtpm"}, PCRs: []int{1, 7},
+		Format: 1, Name: "prod", Version: 3, EKRoots: []string{"swtpm"}, EKKinds: attest.Kinds(), PCRs: []int{1, 7},
 		PCRSets: []attest.PCRSet{{Name: "golden", Values: map[string]attest.Digest{
 			"1": attest.Digest(f.values[0]), "7": attest.Digest(f.values[1]),
 		}}},

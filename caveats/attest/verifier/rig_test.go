@@ -51,7 +51,7 @@ func rigFor(t testing.TB, tpm *attesttest.TPM, kind attest.Kind) *rig {
 		t.Fatal(err)
 	}
 	r.policy = &attest.Policy{
-		Format: 1, Name: "prod", Version: 3, EKRoots: []string{"swtpm"}, PCRs: pcrs, PCRSets: []attest.PCRSet{set},
+		Format: 1, Name: "prod", Version: 3, EKRoots: []string{"swtpm"}, EKKinds: attest.Kinds(), PCRs: pcrs, PCRSets: []attest.PCRSet{set},
 		Lifetime: attest.Duration(5 * time.Minute),
 	}
 	key := r.holder.HolderKey()
