@@ -301,10 +301,11 @@ func TestExpiryForgets(t *testing.T) {
 	if _, err := a.RevokeSelf(t.Context(), Call{}, &api.SelfRevokeRequest{Token: issued.Token, Reason: "done"}); err != nil {
 		t.Fatal(err)
 	}
+	proposed := a.Metrics().Proposals
 	if err := a.expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if m := a.Metrics(); m.Tokens != 2 || m.Revocations != 1 || m.Leases != 1 || m.Budgets != 1 {
+	if m := a.Metrics(); m.Tokens != 2 || m.Revocations != 1 || m.Leases != 1 || m.Budgets != 1 || m.Proposals != proposed {
 		t.Fatalf("too early: %+v", m)
 	}
 	clock.move(20 * time.Minute)
@@ -313,6 +314,10 @@ func TestExpiryForgets(t *testing.T) {
 	}
 	if m := a.Metrics(); m.Tokens != 1 || m.Revocations != 0 || m.Leases != 0 || m.Budgets != 0 {
 		t.Fatalf("it is still there: %+v", m)
+	}
+	proposed = a.Metrics().Proposals
+	if err := a.expire(t.Context()); err != nil || a.Metrics().Proposals != proposed {
+		t.Errorf("with nothing to drop: %v, or a proposal", err)
 	}
 	if a.machine.Revocations().Len() != 0 {
 		t.Error("verifiers still look it up")

@@ -17,7 +17,7 @@ import (
 
 // mapRanges are the functions that may walk a map, since they sort what they
 // have found before anything comes of it, or only count or delete.
-var mapRanges = map[string]bool{"sortedKeys": true, "withChildren": true, "expireRevocations": true, "SealedKeys": true}
+var mapRanges = map[string]bool{"sortedKeys": true, "withChildren": true, "expireRevocations": true, "SealedKeys": true, "due": true}
 
 // TestNothingButTheCommandDecides holds the package to its rule: no clock, no
 // randomness, no goroutine, and no map walked where its order could show.

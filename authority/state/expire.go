@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"slices"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
 )
@@ -41,6 +43,87 @@ func (a *applier) expire(h *Header, b *Expire) (*ExpireResult, error) {
 		})
 	}
 	return &r, nil
+}
+
+// Due reports whether an Expire of T would drop anything. It may change by the time
+// that one is applied, to no harm.
+func (m *Machine) Due(t int64) (due bool, err error) {
+	m.read(func(mem *memory) { due = mem.due(t) })
+	if due {
+		return true, nil
+	}
+	err = m.view(func(tx *bolt.Tx) error {
+		due = dueOnFile(tx, t)
+		return nil
+	})
+	return due, err
+}
+
+// due is Due as far as the index can tell.
+func (m *memory) due(t int64) bool {
+	for i := range m.tokens.slots {
+		if e := &m.tokens.slots[i]; e.used && e.keep < t {
+			return true
+		}
+	}
+	for _, expires := range m.revoked.tokens {
+		if expires < t {
+			return true
+		}
+	}
+	for _, expires := range m.revoked.branches {
+		if expires < t {
+			return true
+		}
+	}
+	for _, token := range m.cluster.joins {
+		if token.Until < t {
+			return true
+		}
+	}
+	for _, name := range sortedKeys(m.services) {
+		if s := m.services[name]; !s.Joined && s.JoinUntil < t {
+			return true
+		}
+	}
+	if len(m.epochs) > 1 && m.epochs[0].Until != 0 && m.epochs[0].Until < t {
+		return true
+	}
+	for _, audience := range sortedKeys(m.generations) {
+		if g := m.generations[audience]; len(g) > 1 && g[0].Until != 0 && g[0].Until < t {
+			return true
+		}
+	}
+	return false
+}
+
+// dueOnFile is Due as far as it takes the state file.
+func dueOnFile(tx *bolt.Tx, t int64) (due bool) {
+	for _, kind := range rareRevocations {
+		prefixed(tx, bucketRevocations, revocationPrefix(kind), func(_, v []byte) {
+			var r RevocationRecord
+			mustDecode(v, &r)
+			due = due || r.Expires < t
+		})
+	}
+	// Requests and challenges lie in the order in which they end.
+	if k, _ := tx.Bucket(bucketRequests).Cursor().First(); k != nil && requestEnded(k, t) {
+		return true
+	}
+	k, _ := tx.Bucket(bucketAttest).Cursor().Seek([]byte{keyChallenge})
+	return due || k != nil && bytes.Compare(k, challengeKey(max(t, 0), ChallengeID{})) < 0
+}
+
+// rareRevocations are the kinds that the index holds by hash. They are few: the
+// records say when they end.
+var rareRevocations = []api.RevocationKind{api.RevokeSubject, api.RevokeHolder, api.RevokeDevice, api.RevokeAudience, api.RevokeEpoch}
+
+func revocationPrefix(kind api.RevocationKind) []byte { return append([]byte(kind), 0) }
+
+// requestEnded reports whether a request's id, with which its key begins, has left
+// the window.
+func requestEnded(key []byte, t int64) bool {
+	return capability.TokenID(key[:16]).Millis() < t-RequestWindow.Milliseconds()
 }
 
 // least collects the maxExpired least of the keys that it is given, in whatever
@@ -95,8 +178,7 @@ func (a *applier) expireTokens(t int64) (tokens, leases int) {
 func (a *applier) expireRevocations(t int64) int {
 	r := &a.revoked
 	var ended least
-	prefix := func(kind api.RevocationKind) string { return string(kind) + "\x00" }
-	token, branch := prefix(api.RevokeToken), prefix(api.RevokeBranch)
+	token, branch := string(revocationPrefix(api.RevokeToken)), string(revocationPrefix(api.RevokeBranch))
 	for id, expires := range r.tokens {
 		if expires < t {
 			ended.add(token, id[:])
@@ -107,9 +189,8 @@ func (a *applier) expireRevocations(t int64) int {
 			ended.add(branch, b[:])
 		}
 	}
-	// The index holds the other kinds by hash, and they are few: the records say.
-	for _, kind := range []api.RevocationKind{api.RevokeSubject, api.RevokeHolder, api.RevokeDevice, api.RevokeAudience, api.RevokeEpoch} {
-		prefixed(a.w.tx, bucketRevocations, []byte(prefix(kind)), func(k, v []byte) {
+	for _, kind := range rareRevocations {
+		prefixed(a.w.tx, bucketRevocations, revocationPrefix(kind), func(k, v []byte) {
 			var rec RevocationRecord
 			if mustDecode(v, &rec); rec.Expires < t {
 				ended.add("", k)
@@ -135,7 +216,7 @@ func (a *applier) expireRequests(t int64) int {
 	var keys [][]byte
 	c := a.w.tx.Bucket(bucketRequests).Cursor()
 	for k, _ := c.First(); k != nil && len(keys) < maxExpired; k, _ = c.Next() {
-		if capability.TokenID(k[:16]).Millis() >= t-RequestWindow.Milliseconds() {
+		if !requestEnded(k, t) {
 			break
 		}
 		keys = append(keys, append([]byte(nil), k...))
