@@ -8,10 +8,11 @@
 //
 // A seed chooses six faults of all kinds, so that seeds that follow on each other
 // go through all of them: kills, partitions (also one way, replies only, the leader
-// dark, no quorum), nodes that freeze, late and lossy links, slow, hung, failing and full disks, a
-// power failure, torn tails, a flipped bit, clocks that jump beyond the longest
-// life of a token with a failover after, rolling restarts, replaced nodes, votes
-// taken and given back, guards that crash, are cut off, or hear late. A quarter of
+// dark, no quorum), nodes that freeze, late and lossy links, slow, hung, failing and
+// full disks, a power failure, also in the middle of a write to Raft's log, torn tails,
+// a flipped bit, clocks that jump beyond the longest life of a token with a failover
+// after, rolling restarts, replaced nodes, votes taken and given back, guards that
+// crash, are cut off, or hear late. A quarter of
 // all calls is repeated, some seconds late. Last comes what ends all tokens: the cluster
 // is restored from a backup, or is without a quorum until all certificates have expired.
 //

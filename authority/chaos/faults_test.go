@@ -232,6 +232,8 @@ var faults = []fault{
 		}
 		return func() error { return s.restart(n) }, nil, nil
 	}),
+	on("the leader's power fails in a write", true, failInWrite),
+	on("a follower's power fails in a write", false, failInWrite),
 	on("a flipped bit", false, flip),
 	on("the leader's clock jumps ahead", true, jump(time.Hour)),
 	on("the leader's clock jumps back", true, jump(-time.Hour)),

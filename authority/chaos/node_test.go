@@ -148,19 +148,38 @@ func (n *node) stop() error {
 // kill ends a life where it stands. What was on the disk is what the next begins
 // with; what the old one still does reaches nobody.
 func (n *node) kill() error {
-	_, host, stop := n.take()
-	if stop == nil {
+	n.mu.Lock()
+	host := n.host
+	running := n.a != nil
+	n.mu.Unlock()
+	if !running {
 		return nil
 	}
 	host.Kill()
-	dir := filepath.Join(n.s.dir, fmt.Sprintf("%s-%d", n.name, n.life+1))
 	n.disk.mu.Lock()
-	err := copyTree(dir, n.dir)
+	if lost := disks.of(n.raftLog()); len(lost) > 0 {
+		n.s.violated("%s has written to its log, and says so, and has not synced it: %d writes", n.name, len(lost))
+	}
+	err := n.leave()
 	n.disk.mu.Unlock()
-	n.dir = dir
-	n.s.zombies.Go(func() { _ = stop() })
-	n.disk.Heal()
+	n.bury()
 	return err
+}
+
+// leave has what is on the disk now be what the next life begins with.
+func (n *node) leave() error {
+	dir := filepath.Join(n.s.dir, fmt.Sprintf("%s-%d", n.name, n.life+1))
+	err := copyTree(dir, n.dir)
+	n.dir = dir
+	return err
+}
+
+// bury has the load no longer use a life whose host is dead.
+func (n *node) bury() {
+	if _, _, stop := n.take(); stop != nil {
+		n.s.zombies.Go(func() { _ = stop() })
+	}
+	n.disk.Heal()
 }
 
 // copyTree copies a directory, but for the state file, which is made anew.

@@ -30,6 +30,8 @@ var planted = []struct {
 		"if c.at == 0 || PLANTED {", "which was acknowledged, is", "the leader's clock jumps ahead"},
 	{"dedupe off", "authority/state/machine.go", "if earlier != nil || err != nil {",
 		"if PLANTED { earlier, err = nil, nil }; if earlier != nil || err != nil {", "to linearize", ""},
+	{"log not synced", "raftstore/log.go", "Timeout:        time.Second,",
+		"Timeout: time.Second, NoSync: PLANTED,", "has not synced it", "kill the leader"},
 	{"quorum check skipped", "authority/fresh.go", "ctx, cancel := context.WithTimeout(ctx, f.bound)",
 		"ctx, cancel := context.WithTimeout(ctx, f.bound); " +
 			"if PLANTED { f.quorum = func(context.Context) (uint64, error) { return 0, nil } }", "to linearize", "isolate the leader"},

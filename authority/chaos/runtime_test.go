@@ -4,16 +4,20 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
+
+// change is one to a file of the standard library.
+type change struct{ file, old, fixed string }
 
 // fixedRuntime are changes to the Go runtime, in copies that only the campaign's
 // binary is built with, that leave nothing to chance or to how busy the machine is.
 // With them a seed reproduces its whole run, to the last goroutine and allocation:
 // GOMAXPROCS is 1, so that goroutines run one at a time, and nothing but what they
 // do themselves says which is next.
-var fixedRuntime = []struct{ file, old, fixed string }{
+var fixedRuntime = []change{
 	// What a program sees of chance comes from one sequence: the order of maps and
 	// of select, math/rand, which of two timers fires first. What the runtime draws for
 	// its own ends does not, since how often that is depends on its threads.
@@ -54,17 +58,19 @@ func chaosRand() uint64 {
 // not happen.
 var fixedEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1", "TMPDIR=."}
 
-// fix adds the fixed runtime to what an overlay replaces.
+// fix adds the fixed runtime, and what tells disks, to what an overlay replaces.
 func fix(t *testing.T, files map[string]string) error {
 	out, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
 	if err != nil {
 		return err
 	}
-	for _, p := range fixedRuntime {
+	for _, p := range slices.Concat(fixedRuntime, toldToDisks) {
 		file := filepath.Join(strings.TrimSpace(string(out)), "src", filepath.FromSlash(p.file))
 		if err := patch(files, file, fixedRandom, [2]string{p.old, p.fixed}); err != nil {
 			return fmt.Errorf("another Go than the campaign's runtime was made for: %w", err)
 		}
 	}
-	return nil
+	here, err := filepath.Abs("told_test.go")
+	files[here] = told
+	return err
 }
