@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -191,7 +192,9 @@ func explainNode(err error) *failure {
 		return &failure{Code: "locked", Message: msg, Hint: "another writ serves this data directory: stop it first, or use its API"}
 	case errors.Is(err, raftstore.ErrCorrupt):
 		return &failure{Code: "corrupt", Message: msg, Hint: "the file was damaged: keep a copy of the directory, and restore it from a backup of this node"}
-	case errors.Is(err, raftstore.ErrDiskFull):
+	case errors.Is(err, raftstore.ErrDiskFull), errors.Is(err, raftstore.ErrStateMachine) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)):
+		// Of the second, what was acknowledged found no space to be applied in.
+		msg, _, _ = strings.Cut(msg, "\n") // a stack follows
 		return &failure{Code: "disk_full", Message: msg, Hint: "free some space and start it again; nothing acknowledged is lost"}
 	case errors.Is(err, raftstore.ErrDiskStalled):
 		return &failure{Code: "disk_stalled", Message: msg, Hint: "the disk does not answer in time"}
