@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -231,6 +232,77 @@ func TestHouseRules(t *testing.T) {
 	}
 	if files < 30 {
 		t.Fatalf("looked at %d files: the walk is wrong", files)
+	}
+}
+
+// maxSize is the most that a file of the repository has, in bytes, but for those
+// of large.
+const maxSize = 1 << 20
+
+var large = map[string]bool{}
+
+// magics begin what a compiler or a linker makes: ELF, Mach-O in its spellings, PE
+// and WebAssembly.
+var magics = []string{
+	"\x7fELF", "\xfe\xed\xfa\xce", "\xfe\xed\xfa\xcf", "\xce\xfa\xed\xfe", "\xcf\xfa\xed\xfe", "\xca\xfe\xba\xbe", "MZ", "\x00asm",
+}
+
+// built reports whether a file is no source but what was made of it.
+func built(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	n, err := io.ReadFull(f, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return false, err
+	}
+	return slices.ContainsFunc(magics, func(m string) bool { return strings.HasPrefix(string(head[:n]), m) }), nil
+}
+
+// What is in the repository is source: no binary, and nothing that makes every
+// clone of it larger for good.
+func TestRepositoryHoldsSource(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if yes, err := built(self); !yes || err != nil {
+		t.Errorf("this test's own binary is taken for source: %v", err)
+	}
+	base := root(t)
+	out, err := exec.Command("git", "-C", base, "ls-files", "-z").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	if len(names) < 300 {
+		t.Fatalf("git knows of %d files", len(names))
+	}
+	for _, name := range names {
+		path := filepath.Join(base, name)
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // about to go
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !info.Mode().IsRegular() {
+			continue
+		}
+		if info.Size() > maxSize && !large[name] {
+			t.Errorf("%s has %d bytes, more than %d", name, info.Size(), maxSize)
+		}
+		yes, err := built(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if yes {
+			t.Errorf("%s is a built binary", name)
+		}
 	}
 }
 
