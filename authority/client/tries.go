@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/writ-dev/writ/authority/api"
 )
 
 // silence is how long a node may take to answer before another is asked as well.
@@ -70,7 +73,7 @@ func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
 	c, nodes := t.c, len(t.c.bases)
 	trying, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var last error
+	var last, open error // open: of an attempt that may have made the change
 	for attempt := range c.cfg.Attempts {
 		node, base := t.node, c.bases[t.node]
 		ask := func() {
@@ -91,6 +94,7 @@ func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
 			span.AddEvent("silent", trace.WithAttributes(attribute.String("server.address", base)))
 			c.log.LogAttrs(ctx, levelRetry, "a node of the authority is silent", strAttr("node", base), strAttr("path", t.k.path))
 			last = fmt.Errorf("%s: no answer in %v", strings.TrimPrefix(base, "https://"), c.patience())
+			open = last
 			t.silent |= 1 << node
 			t.next()
 			continue
@@ -100,6 +104,9 @@ func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
 			return a.data, nil
 		}
 		last = a.err
+		if unknown(last) {
+			open = last
+		}
 		wait, again := retryIn(a.err, attempt/nodes)
 		if !again {
 			return nil, a.err
@@ -120,9 +127,22 @@ func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
 		}
 	}
 	if _, refused := errors.AsType[*Error](last); refused {
+		if t.k.change && open != nil && !unknown(last) {
+			return nil, &Error{Addr: c.bases[t.node], Problem: api.Problem{Status: 503, Code: api.CodeIndeterminate,
+				Detail: fmt.Sprintf("the change may or may not have been made: %v; then %v", open, last)}}
+		}
 		return nil, last
 	}
 	return nil, fmt.Errorf("%w (tried %s): %w", ErrUnreachable, strings.Join(c.bases, ", "), last)
+}
+
+// unknown reports whether a change may have been made in spite of an error.
+func unknown(err error) bool {
+	if e, refused := errors.AsType[*Error](err); refused {
+		return e.Problem.Code == api.CodeIndeterminate
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	return !ok || op.Op != "dial"
 }
 
 // await waits for the answer of a node, or for one that is no error of a silent

@@ -3,6 +3,8 @@ package client
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -137,4 +139,46 @@ func TestNobodyIsLeftBehind(t *testing.T) {
 			t.Errorf("asked %d and %d times", asked[0].Load(), asked[1].Load())
 		}
 	})
+}
+
+// TestMayHaveBeenDone: whoever took a change and did not answer may have made it,
+// whatever the nodes that were asked next say; who could not be connected to, or
+// was asked to read, has not.
+func TestMayHaveBeenDone(t *testing.T) {
+	ca := newPKI(t)
+	followers := ca.server(func(w http.ResponseWriter, _ *http.Request) {
+		writeProblem(w, 503, api.CodeNotLeader, "")
+	}, ca.leaf(nil), 0).Listener.Addr().String()
+	mute := ca.server(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		panic(http.ErrAbortHandler)
+	}, ca.leaf(nil), 0).Listener.Addr().String()
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	for name, k := range map[string]struct {
+		first string
+		read  bool
+		want  api.Code
+	}{
+		"took it":         {mute, false, api.CodeIndeterminate},
+		"was to read":     {mute, true, api.CodeNotLeader},
+		"is not there":    {gone.Addr().String(), false, api.CodeNotLeader},
+		"refuses as well": {followers, false, api.CodeNotLeader},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testClient(t, Config{Addrs: []string{k.first, followers}, CAFingerprint: ca.pin(), Attempts: 2})
+			var err error
+			if k.read {
+				_, err = c.Status(t.Context())
+			} else {
+				_, err = c.Issue(t.Context(), api.IssueRequest{})
+			}
+			if !errors.Is(err, k.want) {
+				t.Errorf("%v, not %s", err, k.want)
+			}
+		})
+	}
 }
