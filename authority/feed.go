@@ -79,6 +79,11 @@ type FeedRequest struct {
 	Audiences  []string   // at least one
 	Registered bool       // registered tokens too
 	From       api.Cursor // zero: begin with a snapshot
+	// Warm is for a second feed of the same beside the first: it is told of nothing
+	// until it has to be answered a ping, or for the bound. It is of use only should the
+	// first not tell, and a revocation has to reach everyone once before it is worth
+	// anything to tell them again.
+	Warm bool
 	// Pings are nonces, each of which asks for a pong: after a quorum read that begins
 	// after the nonce was taken, and after everything up to that read's index. When too
 	// many wait for theirs, none is taken. nil: none; closed: no more.
@@ -202,13 +207,18 @@ func (a *Authority) stream(ctx context.Context, f *feed) error {
 			return err
 		}
 	}
-	tick := time.NewTicker(checkpointEvery)
-	defer tick.Stop()
-	var buf []state.Event
+	every := checkpointEvery
 	waits := a.machine.News // a node issues far more often than it revokes
-	if f.request.Registered {
+	switch {
+	case f.request.Warm:
+		every = time.Duration(cluster.BoundMillis) * time.Millisecond
+		waits = func() <-chan struct{} { return nil }
+	case f.request.Registered:
 		waits = a.machine.Changed
 	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var buf []state.Event
 	for {
 		changed := waits()
 		if err := a.recheck(f); err != nil {

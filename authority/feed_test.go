@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -245,6 +246,42 @@ func TestFeedEndsWithItsCredential(t *testing.T) {
 	if err := a.Feed(t.Context(), root, FeedRequest{Audiences: []string{"corp"}}, func(*api.FeedEvent) error { return nil }); err == nil {
 		t.Error("a closed node streams")
 	}
+}
+
+// TestWarmFeed: is told with the next pong, of all before it, and without pings
+// in time.
+func TestWarmFeed(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	warm := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}, Warm: true})
+	warm.upTo(t, endOfSnapshot)
+	first := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}})
+	first.upTo(t, endOfSnapshot)
+	revoked := func(e *api.FeedEvent) bool { return e.Revoke != nil }
+	waited := 0
+	for nonce := range uint64(10) {
+		warm.ping(t, 100+nonce)
+		warm.upTo(t, isPong(100+nonce))
+		subject := fmt.Sprint("agent-", nonce)
+		if _, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeSubject, Subject: subject, Reason: "leaked"}); err != nil {
+			t.Fatal(err)
+		}
+		first.upTo(t, revoked)
+		if len(warm.events) == 0 {
+			waited++ // but where a bound had just passed
+		}
+		warm.ping(t, nonce)
+		before, _ := warm.upTo(t, isPong(nonce))
+		if len(before) != 1 || before[0].Revoke == nil || before[0].Revoke.Subject != subject {
+			t.Fatalf("before the pong came %s", show(before))
+		}
+	}
+	if waited < 5 {
+		t.Errorf("told at once %d times of 10", 10-waited)
+	}
+	if _, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeSubject, Subject: "last", Reason: "leaked"}); err != nil {
+		t.Fatal(err)
+	}
+	warm.upTo(t, revoked)
 }
 
 // TestFeedsShareCheckpoints: one is signed a second, and one of another incarnation

@@ -25,7 +25,7 @@ type FeedRequest struct {
 	// Node is the index into Addrs of the node to open the stream to.
 	Node int
 	// Warm is a second stream beside the first, on a connection of its own. What the
-	// first tells too may come 200 ms later there.
+	// first tells too comes with the next pong there, or after the bound.
 	Warm bool
 }
 

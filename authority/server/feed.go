@@ -16,15 +16,9 @@ import (
 	"github.com/writ-dev/writ/capability"
 )
 
-// Most is sent at once. What can wait for company waits for so long at most:
-const (
-	// A registered token: verifiers ask where they have not been told.
-	flushLag = 10 * time.Millisecond
-	// All on a feed that is warm, unless it answers a ping. It is of use only should
-	// the other not tell; and a revocation has to reach everyone once before it is
-	// worth anything to tell them again.
-	warmLag = 200 * time.Millisecond
-)
+// flushLag is how long a registered token may wait for company before it is
+// sent; everything else is sent at once.
+const flushLag = 10 * time.Millisecond
 
 var (
 	errTooManyStreams = &refusal{status: http.StatusTooManyRequests, code: api.CodeOverloaded, retry: 5, detail: "too many feeds are open"}
@@ -45,8 +39,7 @@ func feed(x *exchange) error {
 	if req.Registered, err = x.flag("registered"); err != nil {
 		return err
 	}
-	warm, err := x.flag("warm")
-	if err != nil {
+	if req.Warm, err = x.flag("warm"); err != nil {
 		return err
 	}
 	if req.From.Incarnation, err = x.number("incarnation", 0); err != nil {
@@ -66,7 +59,7 @@ func feed(x *exchange) error {
 	if x.s.feeds.Err() != nil {
 		return errShuttingDown
 	}
-	f := &feedWriter{x: x, out: http.NewResponseController(x.w), ctx: ctx, warm: warm}
+	f := &feedWriter{x: x, out: http.NewResponseController(x.w), ctx: ctx}
 	// A request's deadlines are not a stream's: its writes are bounded one by one.
 	_ = f.out.SetReadDeadline(time.Time{})
 	_ = f.out.SetWriteDeadline(time.Time{})
@@ -142,7 +135,6 @@ type feedWriter struct {
 	x      *exchange
 	out    *http.ResponseController
 	ctx    context.Context
-	warm   bool
 	stream string // id, once hello was sent; the sending goroutine's own
 	begun  bool   // likewise
 
@@ -184,21 +176,13 @@ func (f *feedWriter) send(e *api.FeedEvent) error {
 	switch {
 	case f.snapshot:
 		return nil
-	case f.warm && (e.Revoke != nil || e.Issued != nil || e.Keys || e.Checkpoint != ""):
-		f.flushIn(warmLag)
-		return nil
 	case e.Issued != nil:
-		f.flushIn(flushLag)
+		if f.timer == nil {
+			f.timer = time.AfterFunc(flushLag, f.late)
+		}
 		return nil
 	}
 	return f.flush()
-}
-
-// flushIn has what is written flushed by then at the latest. mu is held.
-func (f *feedWriter) flushIn(lag time.Duration) {
-	if f.timer == nil {
-		f.timer = time.AfterFunc(lag, f.late)
-	}
 }
 
 // flush is called with mu held.

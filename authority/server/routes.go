@@ -158,7 +158,7 @@ func routes() []*route {
 			action: "feed", access: "audiences/AUD for each", contentType: "application/x-ndjson", lane: laneFree,
 			params: []param{{name: "audience", doc: "audience to follow", many: true, required: true},
 				{name: "registered", doc: "true: registered tokens too"},
-				{name: "warm", doc: "true: beside another feed of the same, which it stands in for: what both tell may come here 200 ms later"},
+				{name: "warm", doc: "true: beside another feed of the same, which it stands in for: what both tell may come here with the next pong, and after the bound at the latest"},
 				{name: "incarnation", doc: "of the cursor to resume after", number: true},
 				{name: "index", doc: "of the cursor to resume after", number: true}},
 			endpoint: endpoint{request: reflect.TypeFor[api.FeedPing](), response: reflect.TypeFor[api.FeedEvent]()}, stream: feed},
