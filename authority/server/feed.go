@@ -145,6 +145,31 @@ type feedWriter struct {
 	err      error
 }
 
+// toldLine is the revocation that a feed was told last, as a line: the next feed is
+// about to be told the same.
+type toldLine struct {
+	at   api.Cursor
+	what *api.FeedRevocation // the state's own, which does not change
+	line []byte              // ends in a newline; not to be written to
+}
+
+// line is an event as feeds have it.
+func (s *Server) line(e *api.FeedEvent) ([]byte, error) {
+	told := s.told.Load()
+	if e.Revoke != nil && told != nil && told.what == e.Revoke && told.at == e.At {
+		return told.line, nil
+	}
+	line, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	line = append(line, '\n')
+	if e.Revoke != nil {
+		s.told.Store(&toldLine{e.At, e.Revoke, line})
+	}
+	return line, nil
+}
+
 // send is called from one goroutine.
 func (f *feedWriter) send(e *api.FeedEvent) error {
 	if !f.begun {
@@ -155,7 +180,7 @@ func (f *feedWriter) send(e *api.FeedEvent) error {
 	if e.Hello != nil {
 		f.stream = e.Hello.Stream
 	}
-	line, err := json.Marshal(e)
+	line, err := f.x.s.line(e)
 	if err != nil {
 		return err
 	}
@@ -166,7 +191,7 @@ func (f *feedWriter) send(e *api.FeedEvent) error {
 	}
 	// Writes can block too, when the window is full.
 	_ = f.out.SetWriteDeadline(time.Now().Add(feedWriteTimeout))
-	if _, err := f.x.w.Write(append(line, '\n')); err != nil {
+	if _, err := f.x.w.Write(line); err != nil {
 		return err
 	}
 	f.dirty = true

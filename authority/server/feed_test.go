@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -41,7 +43,7 @@ func TestWhatMayWait(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := &flushed{ResponseRecorder: httptest.NewRecorder()}
-			f := &feedWriter{x: &exchange{w: w}, out: http.NewResponseController(w), ctx: t.Context()}
+			f := &feedWriter{x: &exchange{w: w, s: new(Server)}, out: http.NewResponseController(w), ctx: t.Context()}
 			defer f.stop()
 			said := strings.Fields(k.say)
 			for _, what := range said {
@@ -73,5 +75,27 @@ func TestWhatMayWait(t *testing.T) {
 				t.Errorf("%s: after %v came %v", k.say, k.lag, got)
 			}
 		})
+	}
+}
+
+// TestLineIsOfItsEvent: what another feed was told is told again only where it is
+// the same revocation at the same place.
+func TestLineIsOfItsEvent(t *testing.T) {
+	s := new(Server)
+	one, two := &api.FeedRevocation{Kind: api.RevokeToken, Token: "a"}, &api.FeedRevocation{Kind: api.RevokeToken, Token: "b"}
+	for _, e := range []*api.FeedEvent{
+		{At: api.Cursor{Incarnation: 1, Index: 1}, Revoke: one}, {At: api.Cursor{Incarnation: 1, Index: 1}, Revoke: one},
+		{At: api.Cursor{Incarnation: 1, Index: 2}, Revoke: one}, {At: api.Cursor{Incarnation: 1, Index: 2}, Revoke: two},
+		{At: api.Cursor{Incarnation: 2, Index: 2}, Revoke: two}, {At: api.Cursor{Incarnation: 2, Index: 2}, Keys: true},
+		{At: api.Cursor{Incarnation: 2, Index: 2}, Revoke: two},
+	} {
+		line, err := s.line(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got api.FeedEvent
+		if err := api.Decode(bytes.TrimSuffix(line, []byte("\n")), &got); err != nil || !reflect.DeepEqual(&got, e) || line[len(line)-1] != '\n' {
+			t.Errorf("%+v was told as %s", e, line)
+		}
 	}
 }

@@ -81,7 +81,7 @@ const (
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = 2 * time.Minute
 	feedWriteTimeout  = 10 * time.Second // a consumer that takes nothing for as long is cut
-	recheckEvery      = time.Second      // a feed's credential is verified again
+	recheckEvery      = 2 * time.Second  // a feed's credential is verified again
 	maxProofs         = 1 << 17          // of possession, remembered against replay at a time
 )
 
@@ -129,6 +129,7 @@ type Server struct {
 	underWay atomic.Int64 // requests whose handler runs
 	backup   sync.Mutex   // held while a backup is written: one at a time
 
+	told      atomic.Pointer[toldLine]
 	feeds     context.Context // ends when streams are told to end
 	endFeeds  context.CancelFunc
 	streamsMu sync.Mutex
