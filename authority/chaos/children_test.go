@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A run has a process of its own, without the race detector, so that a pass over
@@ -83,6 +84,10 @@ func build(ctx context.Context, dir string, files map[string]string) (string, er
 	return path, nil
 }
 
+// childTime is many times what a run takes. One that does not end collects no
+// garbage either, and would take all the memory of the machine.
+const childTime = 2 * time.Minute
+
 // child runs one seed in a process of its own. What it says ends in err where it
 // found something.
 func child(ctx context.Context, binary string, seed uint64, faults int, env ...string) (*result, error) {
@@ -91,6 +96,8 @@ func child(ctx context.Context, binary string, seed uint64, faults int, env ...s
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(ctx, childTime)
+	defer cancel()
 	run := exec.CommandContext(ctx, binary, "-test.run", "^TestSim$", "-chaos.seed", fmt.Sprint(seed), "-chaos.faults", fmt.Sprint(faults))
 	run.Dir = dir
 	run.Env = append(slices.Clone(fixedEnv), env...)
