@@ -109,7 +109,7 @@ func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
 		}
 		wait, again := retryIn(a.err, attempt/nodes)
 		if !again {
-			return nil, a.err
+			return nil, t.refusal(a.err, open)
 		}
 		if e, refused := errors.AsType[*Error](a.err); (!refused || e.elsewhere()) && attempt%nodes != nodes-1 {
 			wait = 0 // another node may be well
@@ -127,13 +127,19 @@ func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
 		}
 	}
 	if _, refused := errors.AsType[*Error](last); refused {
-		if t.k.change && open != nil && !unknown(last) {
-			return nil, &Error{Addr: c.bases[t.node], Problem: api.Problem{Status: 503, Code: api.CodeIndeterminate,
-				Detail: fmt.Sprintf("the change may or may not have been made: %v; then %v", open, last)}}
-		}
-		return nil, last
+		return nil, t.refusal(last, open)
 	}
 	return nil, fmt.Errorf("%w (tried %s): %w", ErrUnreachable, strings.Join(c.bases, ", "), last)
+}
+
+// refusal is what the last refusal of a change comes to where an attempt before it
+// is open: a node that has fallen silent may yet make the change.
+func (t *tries) refusal(last, open error) error {
+	if _, refused := errors.AsType[*Error](last); !refused || !t.k.change || open == nil || unknown(last) {
+		return last
+	}
+	return &Error{Addr: t.c.bases[t.node], Problem: api.Problem{Status: 503, Code: api.CodeIndeterminate,
+		Detail: fmt.Sprintf("the change may or may not have been made: %v; then %v", open, last)}}
 }
 
 // unknown reports whether a change may have been made in spite of an error.

@@ -149,6 +149,9 @@ func TestMayHaveBeenDone(t *testing.T) {
 	followers := ca.server(func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, 503, api.CodeNotLeader, "")
 	}, ca.leaf(nil), 0).Listener.Addr().String()
+	spent := ca.server(func(w http.ResponseWriter, _ *http.Request) {
+		writeProblem(w, 422, capability.CodeBudgetExhausted, "") // which is not tried again
+	}, ca.leaf(nil), 0).Listener.Addr().String()
 	mute := ca.server(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		panic(http.ErrAbortHandler)
@@ -159,17 +162,18 @@ func TestMayHaveBeenDone(t *testing.T) {
 	}
 	gone.Close()
 	for name, k := range map[string]struct {
-		first string
-		read  bool
-		want  api.Code
+		first, then string
+		read        bool
+		want        api.Code
 	}{
-		"took it":         {mute, false, api.CodeIndeterminate},
-		"was to read":     {mute, true, api.CodeNotLeader},
-		"is not there":    {gone.Addr().String(), false, api.CodeNotLeader},
-		"refuses as well": {followers, false, api.CodeNotLeader},
+		"took it":                  {mute, followers, false, api.CodeIndeterminate},
+		"took it, another refuses": {mute, spent, false, api.CodeIndeterminate},
+		"was to read":              {mute, followers, true, api.CodeNotLeader},
+		"is not there":             {gone.Addr().String(), spent, false, capability.CodeBudgetExhausted},
+		"refuses as well":          {followers, spent, false, capability.CodeBudgetExhausted},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := testClient(t, Config{Addrs: []string{k.first, followers}, CAFingerprint: ca.pin(), Attempts: 2})
+			c := testClient(t, Config{Addrs: []string{k.first, k.then}, CAFingerprint: ca.pin(), Attempts: 2})
 			var err error
 			if k.read {
 				_, err = c.Status(t.Context())

@@ -66,8 +66,11 @@ func feed(x *exchange) error {
 	var beside sync.WaitGroup
 	beside.Go(func() { x.recheck(ctx, cancel, access) })
 	beside.Go(func() {
-		if err := f.readPings(ctx, pings); err != nil && ctx.Err() == nil {
-			x.s.log.Info("feed ended", "caller", caller, "why", "its pings: "+err.Error())
+		err := f.readPings(ctx, pings)
+		if errors.Is(err, api.ErrJSON) || errors.Is(err, bufio.ErrBufferFull) {
+			x.s.log.Info("feed ended", "caller", caller, "why", "no ping: "+err.Error())
+		}
+		if err != nil {
 			cancel() // also where the caller has gone
 		}
 	})
