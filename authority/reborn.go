@@ -530,17 +530,13 @@ type command struct {
 	body  any
 }
 
-// do has commands applied in one log entry: all of them, or an error.
-func (o *alone) do(ctx context.Context, commands ...command) error {
-	var encoded [][]byte
-	for _, c := range commands {
-		b, err := state.EncodeCommand(state.Header{Kind: c.kind, Stamp: c.stamp, Actor: state.Actor{Name: state.SystemActor}}, c.body)
-		if err != nil {
-			return err
-		}
-		encoded = append(encoded, b)
+// do has a command applied.
+func (o *alone) do(ctx context.Context, c command) error {
+	b, err := state.EncodeCommand(state.Header{Kind: c.kind, Stamp: c.stamp, Actor: state.Actor{Name: state.SystemActor}}, c.body)
+	if err != nil {
+		return err
 	}
-	entry, err := state.EncodeEntry(encoded...)
+	entry, err := state.EncodeEntry(b)
 	if err != nil {
 		return err
 	}
@@ -556,7 +552,8 @@ func (o *alone) do(ctx context.Context, commands ...command) error {
 	return nil
 }
 
-// reviveAs begins the incarnation and issues its root token, in one log entry.
+// reviveAs begins the incarnation and then issues its root token: an incarnation
+// that is refused must not have a token issued in the one before.
 func (o *alone) reviveAs(ctx context.Context, cfg Config, b *state.Revive, admin *seal.Secret, stamp int64) (string, error) {
 	m := rootMinting()
 	if _, err := io.ReadFull(cfg.Rand, m.random[:]); err != nil {
@@ -568,7 +565,10 @@ func (o *alone) reviveAs(ctx context.Context, cfg Config, b *state.Revive, admin
 	if err != nil {
 		return "", err
 	}
-	if err := o.do(ctx, command{state.KindRevive, stamp, b}, command{state.KindIssue, stamp + 1, &state.Issue{Record: *record}}); err != nil {
+	if err := o.do(ctx, command{state.KindRevive, stamp, b}); err != nil {
+		return "", err
+	}
+	if err := o.do(ctx, command{state.KindIssue, stamp + 1, &state.Issue{Record: *record}}); err != nil {
 		return "", err
 	}
 	t, err := capability.Remint(key, record.Unsigned)

@@ -294,6 +294,41 @@ func TestUnfinishedRestore(t *testing.T) {
 	callerOf(t, n, reborn.RootToken)
 }
 
+// TestRefusedIncarnation: what cannot be kept is named, nothing is issued for it,
+// and it can be done again.
+func TestRefusedIncarnation(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.OnFatal = func(err error) { t.Errorf("it ends with %v", err) }
+	a, _ := openNode(t, cfg)
+	b := takeBackup(t, a)
+	closeNode(t, a)
+	next := elsewhere(t, cfg)
+	next.KeyFile = cfg.KeyFile
+	for name, begin := range map[string]func(keep ...uint32) (*Reborn, error){
+		"restored": func(keep ...uint32) (*Reborn, error) {
+			return Restore(t.Context(), Rebirth{Config: next, KeepEpochs: keep}, openBackup(t, b))
+		},
+		"recovered": func(keep ...uint32) (*Reborn, error) {
+			return Recover(t.Context(), Rebirth{Config: cfg, KeepEpochs: keep})
+		},
+	} {
+		_, err := begin(7)
+		if wantCode(t, err, api.CodeInvalid); !strings.Contains(err.Error(), "epoch 7 cannot be kept") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := begin(1); err != nil {
+			t.Errorf("%s, the second time: %v", name, err)
+		}
+	}
+	for _, cfg := range []Config{cfg, next} {
+		n, _ := openNode(t, cfg)
+		if tokens := n.machine.Counts().Tokens; tokens != 2 { // the roots of before and of now
+			t.Errorf("%d tokens", tokens)
+		}
+		closeNode(t, n)
+	}
+}
+
 // TestRecover: a node by itself goes on, in a new incarnation.
 func TestRecover(t *testing.T) {
 	cfg := testConfig(t)
