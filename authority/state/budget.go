@@ -131,11 +131,15 @@ func (a *applier) checkLease(h *Header, b *Lease) error {
 		return refuse(capability.CodeExpired, "the token has expired")
 	case a.isRevoked(e, b.Chain) || e.holders && a.allHoldersRevoked(a.record(e.id)):
 		return refuse(capability.CodeRevoked, "the token was revoked")
-	case b.Token.Millis() <= a.meta.Revived:
+	case a.isBygone(b.Token):
 		return refuse(capability.CodeBudgetExhausted, "the token is from before the incarnation: what was spent of it since is not known")
 	}
 	return nil
 }
+
+// isBygone reports whether a token is from before the incarnation. No calls are left
+// to lease on it, whatever its budgets say.
+func (m *memory) isBygone(token capability.TokenID) bool { return token.Millis() <= m.meta.Revived }
 
 // budgetsOf returns the budgets of the path, those that are new (how many)
 // with everything left.

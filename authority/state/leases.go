@@ -18,6 +18,11 @@ const maxOpenLeases = 1024
 // OpenLeases returns the open leases (1,024 at most) whose return would make
 // room for a lease on this path, and what the path has left to lease now.
 func (m *Machine) OpenLeases(b *Lease) (open []OpenLease, left uint64, err error) {
+	var bygone bool
+	m.read(func(mem *memory) { bygone = mem.isBygone(b.Token) })
+	if bygone {
+		return nil, 0, nil
+	}
 	err = m.view(func(tx *bolt.Tx) error {
 		open, left = nil, ^uint64(0)
 		empty := make(map[capability.BranchID]bool) // budgets with nothing left

@@ -163,6 +163,10 @@ func TestReviveLetsNothingComeBack(t *testing.T) {
 	// A token of a kept epoch has no calls left: how many were spent is not known.
 	lease := &Lease{ID: bits("again"), Token: kept, Chain: []capability.BranchID{bits("p")}, Path: []PathPoint{{bits("p"), 9}}, Want: 2, Lessee: SystemActor}
 	r.refused(capability.CodeBudgetExhausted, KindLease, lease)
+	// Who reads is told the same: a lease that seems possible is asked for again.
+	if open, left, err := r.m.OpenLeases(lease); len(open) != 0 || left != 0 || err != nil {
+		t.Errorf("of a token from before, %d calls are left, %v are leased: %v", left, open, err)
+	}
 	rec := r.record("fresh", "corp", "carol")
 	rec.Epoch = 3
 	r.must(KindIssue, &Issue{Record: rec})
