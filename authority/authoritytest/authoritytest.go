@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
@@ -29,6 +31,7 @@ type Options struct {
 	Authority   func(*authority.Config) // last word on the authority's configuration
 	Listen      string                  // 127.0.0.1:0 if empty
 	RotateEvery time.Duration           // 0: the authority's default
+	Tracing     trace.TracerProvider    // of the servers; nil: none
 }
 
 // Node is a running authority.
@@ -95,7 +98,7 @@ func Run(ctx context.Context, dir string, options ...Options) (n *Node, stop fun
 	if err != nil {
 		return nil, nil, errors.Join(err, a.Close())
 	}
-	if n.Server, err = server.New(server.Config{Authority: a, Logger: o.Logger, Limits: o.Limits}); err != nil {
+	if n.Server, err = server.New(server.Config{Authority: a, Logger: o.Logger, Limits: o.Limits, TracerProvider: o.Tracing}); err != nil {
 		return nil, nil, errors.Join(err, a.Close())
 	}
 	ln, err := net.Listen("tcp", o.Listen)

@@ -195,7 +195,7 @@ func (n *ClusterNode) start(ctx context.Context, prepare func(*authority.Config)
 	if formed != nil {
 		n.c.RootToken, n.c.CAFingerprint = formed.RootToken, fmt.Sprintf("%x", formed.CAFingerprint)
 	}
-	s, err := server.New(server.Config{Authority: a, Logger: cfg.Logger, Limits: o.Limits})
+	s, err := server.New(server.Config{Authority: a, Logger: cfg.Logger, Limits: o.Limits, TracerProvider: o.Tracing})
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/capability"
@@ -93,7 +95,7 @@ func (l *blocks) spendSlow(ctx context.Context, p *capability.BudgetPath, at uin
 		}
 		if k.takeLocked(at, l.hint.count) {
 			if low := k.lowWater(); low > 0 && k.flight == nil && k.held() <= low && !k.isDenied(l.clock()) {
-				l.request(k)
+				l.request(ctx, k)
 			}
 			k.mu.Unlock()
 			return blocked, nil
@@ -105,7 +107,7 @@ func (l *blocks) spendSlow(ctx context.Context, p *capability.BudgetPath, at uin
 		}
 		f := k.flight
 		if f == nil {
-			if f = l.request(k); f == nil {
+			if f = l.request(ctx, k); f == nil {
 				k.mu.Unlock()
 				return blocked, ErrClosed
 			}
@@ -152,10 +154,12 @@ func (l *blocks) block(p *capability.BudgetPath) (*block, error) {
 }
 
 // request starts a lease request for k, whose mu is held. It returns nil if the
-// replica is closing.
-func (l *blocks) request(k *block) *flight {
+// replica is closing. The request outlives the call with ctx, for which it is made
+// and to whose trace it belongs.
+func (l *blocks) request(ctx context.Context, k *block) *flight {
 	f := &flight{done: make(chan struct{})}
-	if !l.within(func() { l.wg.Go(func() { l.perform(k, f) }) }) {
+	ctx = trace.ContextWithSpanContext(l.ctx, trace.SpanContextFromContext(ctx))
+	if !l.within(func() { l.wg.Go(func() { l.perform(ctx, k, f) }) }) {
 		return nil
 	}
 	k.flight = f
@@ -165,14 +169,14 @@ func (l *blocks) request(k *block) *flight {
 // perform asks for a lease, or once more for one that may have been granted
 // without the answer having come: the same request id gets the same lease, and no
 // call is lost.
-func (l *blocks) perform(k *block, f *flight) {
+func (l *blocks) perform(ctx context.Context, k *block, f *flight) {
 	defer close(f.done)
 	ask, err := l.ask(k)
 	if err != nil {
 		l.landed(k, nil, nil, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, leaseTimeout)
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	got, err := l.from.Lease(client.WithRequestID(ctx, ask.id), ask.req)
 	if err == nil && (got.Token != k.token || got.Branch != k.branch || got.Granted == 0 || got.Granted > ask.req.Want || got.Lease == "") {

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 
+	"go.opentelemetry.io/otel/propagation"
+
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/caveats/pop"
@@ -46,6 +48,7 @@ func (x *exchange) forward() (bool, error) {
 			f.Header[http.CanonicalHeaderKey(name)] = v // DPoP is Dpop in a Header
 		}
 	}
+	propagation.TraceContext{}.Inject(x.ctx(), propagation.HeaderCarrier(f.Header)) // the leader's span belongs beneath this node's
 	answer, err := x.s.a.Forward(x.ctx(), f)
 	if answer == nil || err != nil {
 		return err != nil, err
