@@ -517,6 +517,7 @@ func (a *Authority) SetVoter(ctx context.Context, c Call, id string, voter bool)
 	if !voter && a.lastVoter(id) {
 		return nil, &Error{Code: api.CodeConflict, Detail: "it is the last voter"}
 	}
+	before := r
 	if r.Voter != voter {
 		r.Voter = voter
 		if _, err := a.setMember(ctx, c, r); err != nil {
@@ -525,8 +526,10 @@ func (a *Authority) SetVoter(ctx context.Context, c Call, id string, voter bool)
 	}
 	if voter {
 		err = a.store.Promote(ctx, id, false)
-	} else {
-		err = a.store.Demote(ctx, id, false)
+	} else if err = a.store.Demote(ctx, id, false); errors.Is(err, raftstore.ErrQuorum) {
+		// What was refused must not be made later, when there would be a majority.
+		_, back := a.setMember(ctx, c, before)
+		a.report("keeping the vote of a node that cannot lose it", back)
 	}
 	if err != nil && !errors.Is(err, raftstore.ErrNotLeader) { // the next leader goes on
 		return nil, clusterError(err)
