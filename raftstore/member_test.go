@@ -343,6 +343,34 @@ func TestFiveNodesLoseTwo(t *testing.T) {
 	}
 }
 
+// TestNodeThatWasAwayDisturbsNobody has a node stand for election where nobody hears
+// it. It asks first whether it would win (pre-vote), so that its term does not rise,
+// and the leader that it comes back to does not fall.
+func TestNodeThatWasAwayDisturbsNobody(t *testing.T) {
+	m := newMesh(t, 3, nil)
+	leader := m.lead("n1")
+	term := leader.store.Term()
+	m.isolate("n3", true)
+	deadline := testContext(t)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for m.nodes["n3"].store.Status().State != "candidate" {
+		select {
+		case <-tick.C:
+		case <-deadline.Done():
+			t.Fatal("it does not stand for election")
+		}
+	}
+	m.isolate("n3", false)
+	propose(t, leader.store, "a")
+	m.caughtUp(leader, "n2", "n3")
+	for _, id := range m.ids {
+		if st := m.nodes[id].store.Status(); st.Term != term || st.Leader != "n1" {
+			t.Errorf("%s follows %q in term %d; n1 led in term %d", id, st.Leader, st.Term, term)
+		}
+	}
+}
+
 // TestLeaderGoesDark cuts the leader off without a word, with the timeouts of a
 // local network: others commit soon, and it catches up soon after it is back.
 // With RAFTSTORE_FAILOVERS it measures.
