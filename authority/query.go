@@ -261,7 +261,7 @@ func (a *Authority) Ready(ctx context.Context) error {
 	case raft.DiskFull:
 		return &Error{Code: api.CodeDiskFull, Detail: "the disk is full"}
 	case a.proposer.hasSpace(laneIssue) != nil:
-		return a.proposer.hasSpace(laneIssue)
+		return &Error{Code: api.CodeDiskFull, Detail: "short of disk space"}
 	case a.fresh.age() > a.fresh.bound:
 		return &Error{Code: capability.CodeStaleRevocations, Detail: "no quorum has confirmed this node's state within the bound"}
 	case !raft.Ready && raft.Leader == "":

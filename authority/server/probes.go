@@ -2,9 +2,11 @@ package server
 
 import (
 	_ "embed"
+	"errors"
 	"io"
 	"net/http"
 
+	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -22,13 +24,17 @@ func openapi(x *exchange) error {
 func livez(x *exchange) error { return text(x, "ok\n") }
 
 // readyz says why not in the problem's detail: a probe's log is where an
-// operator looks first.
+// operator looks first. Anyone may ask, so what lies beneath is for the node's log.
 func readyz(x *exchange) error {
 	if x.s.feeds.Err() != nil {
 		return errShuttingDown
 	}
 	if err := x.s.a.Ready(x.ctx()); err != nil {
-		return &refusal{status: http.StatusServiceUnavailable, code: capability.CodeUnavailable, retry: 1, detail: err.Error(), err: err}
+		r := &refusal{status: http.StatusServiceUnavailable, code: capability.CodeUnavailable, retry: 1, err: err}
+		if e, ok := errors.AsType[*authority.Error](err); ok {
+			r.detail = e.Detail
+		}
+		return r
 	}
 	return text(x, "ok\n")
 }
