@@ -5,6 +5,7 @@ import (
 	"errors"
 	"reflect"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -187,6 +188,34 @@ func TestPromoteAndDemote(t *testing.T) {
 	}
 	if err := n1.store.AddNonvoter(ctx, "", "x"); !errors.Is(err, ErrConfig) {
 		t.Errorf("no id: %v", err)
+	}
+}
+
+// A node that has much to fetch gets no vote before it has: commits would wait for it.
+func TestLaggingNodeGetsNoVote(t *testing.T) {
+	m := newMesh(t, 1, nil)
+	held := make(chan struct{})
+	f := &faults{hanging: make(chan struct{}, 1<<16)}
+	f.hang.Store(&held)
+	n1, n2 := m.nodes["n1"], m.open("n2", false, func(cfg *Config) {
+		cfg.wrapLogs, cfg.DiskStall = f.wrapLogs, time.Minute
+	})
+	if err := n1.store.AddNonvoter(testContext(t), "n2", string(n2.trans.LocalAddr())); err != nil {
+		t.Fatal(err)
+	}
+	var proposals sync.WaitGroup
+	for range promotionLag + 1 {
+		proposals.Go(func() { propose(t, n1.store, "a") })
+	}
+	proposals.Wait()
+	if err := n1.store.Promote(testContext(t), "n2", false); !errors.Is(err, ErrLagging) {
+		t.Errorf("promotion of a node that has nothing yet: %v", err)
+	}
+	f.hang.Store(nil)
+	close(held)
+	m.caughtUp(n1, "n2")
+	if err := n1.store.Promote(testContext(t), "n2", false); err != nil {
+		t.Errorf("promotion of a node that has caught up: %v", err)
 	}
 }
 

@@ -237,7 +237,7 @@ func TestNodeRemovedWhileAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	away := map[string]*authoritytest.ClusterNode{"a voter": followers[0]}
-	for _, name := range []string{"a replica", "a stopped one"} {
+	for _, name := range []string{"a replica", "a replica that was cut off", "a stopped one"} {
 		if away[name], err = c.Add(t.Context(), api.ClusterTokenRequest{Replica: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -252,12 +252,20 @@ func TestNodeRemovedWhileAway(t *testing.T) {
 	for name, out := range away {
 		for _, n := range others(c, out) {
 			c.Cut(n.Name, out.Name)
+			if name == "a replica that was cut off" {
+				c.Cut(out.Name, n.Name)
+			}
 		}
 		if err := root.RemoveNode(t.Context(), out.Name, false); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if out == stopped {
+		switch name {
+		case "a stopped one":
 			continue
+		case "a replica that was cut off":
+			// It has given up on its leader, and nobody calls it any more.
+			until(t, "it follows nobody", func() bool { return out.Authority.ClusterStatus(t.Context()).Leader == "" })
+			c.Heal()
 		}
 		select {
 		case err := <-out.Fatal:
