@@ -7,15 +7,15 @@ import (
 	"github.com/writ-dev/writ/raftstore"
 )
 
-// KnownPeers are the other nodes that the node in dir has written down, with
-// their addresses for peers: whom it looks for when it starts. It opens nothing;
-// nil for a node that is alone.
-func KnownPeers(dir string) ([]api.ClusterPeer, error) {
+// KnownPeers is what the node in dir has written down of its own key, as peers pin
+// it, and of the other nodes: whom it looks for when it starts, by which key. It
+// opens nothing; nil for a node that is alone.
+func KnownPeers(dir string) (own []byte, peers []api.ClusterPeer, err error) {
 	file, err := readNodeFile(dir)
 	if file == nil || err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return file.Peers, nil
+	return file.Key, file.Peers, nil
 }
 
 // CheckRemoved returns raftstore.ErrRemoved if the node in dir knows that its

@@ -13,14 +13,16 @@ import (
 	"github.com/writ-dev/writ/capability"
 )
 
-// app is what a process has: its streams, its environment, its clock, and the
-// flags that every command shares.
+// app is what a process has: its streams, its environment, its clock and disk,
+// and the flags that every command shares.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time
 	rand           io.Reader
+	diskFree       func(dir string) (uint64, error)
+	clockKept      func() (bool, error)
 
 	output string // --output: text or json
 }
@@ -28,7 +30,7 @@ type app struct {
 func newApp(stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) *app {
 	return &app{
 		stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv,
-		now: time.Now, rand: rand.Reader, output: outputText,
+		now: time.Now, rand: rand.Reader, diskFree: diskFree, clockKept: clockKept, output: outputText,
 	}
 }
 

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/authority"
+	"github.com/writ-dev/writ/authority/api"
 )
 
 // What a node needs free on its disk: it refuses issues below the first, and
@@ -34,7 +38,7 @@ func (a *app) checkHere(cmd *cobra.Command, o *doctorOptions, f *findings) {
 		return
 	}
 	f.ok("node", "%s, listening on %s", c.Node, c.Listen)
-	checkDataDir(c.DataDir, f)
+	a.checkDataDir(c.DataDir, f)
 	if err := authority.CheckRemoved(c.DataDir); err != nil {
 		f.fail("member", err)
 	}
@@ -46,7 +50,7 @@ func (a *app) checkHere(cmd *cobra.Command, o *doctorOptions, f *findings) {
 	}
 	checkPort(cmd.Context(), c.Listen, f)
 	checkPeers(cmd.Context(), c, f)
-	switch synchronized, err := clockKept(); {
+	switch synchronized, err := a.clockKept(); {
 	case err != nil:
 		f.warn("clock", "", "whether it is kept in time cannot be told: %v", err)
 	case !synchronized:
@@ -56,7 +60,7 @@ func (a *app) checkHere(cmd *cobra.Command, o *doctorOptions, f *findings) {
 	}
 }
 
-func checkDataDir(dir string, f *findings) {
+func (a *app) checkDataDir(dir string, f *findings) {
 	info, err := os.Stat(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -73,7 +77,7 @@ func checkDataDir(dir string, f *findings) {
 	default:
 		f.ok("data dir", "%s has mode %04o", dir, info.Mode().Perm())
 	}
-	free, err := diskFree(dir)
+	free, err := a.diskFree(dir)
 	const hint = "the authority stops taking changes when the disk is full"
 	switch {
 	case err != nil:
@@ -117,35 +121,55 @@ func checkPort(ctx context.Context, addr string, f *findings) {
 }
 
 // checkPeers says whether the node listens for its peers, and whether they can be
-// reached from here.
+// reached from here, each by the key that is pinned.
 func checkPeers(ctx context.Context, c *config, f *findings) {
 	if c.PeerListen == "" {
 		return
+	}
+	own, peers, err := authority.KnownPeers(c.DataDir)
+	if err != nil {
+		f.fail("peers", err)
 	}
 	ln, err := net.Listen("tcp", c.PeerListen)
 	switch {
 	case err == nil:
 		ln.Close()
 		f.warn("peer port", "writ serve", "nothing listens on %s: the node does not run", c.PeerListen)
-	case errors.Is(err, syscall.EADDRINUSE):
-		f.ok("peer port", "something listens on %s", c.PeerListen)
-	default:
+	case !errors.Is(err, syscall.EADDRINUSE):
 		f.fail("peer port", err)
+	default:
+		if err := checkPeer(ctx, reachable(c.PeerListen), own); err != nil {
+			f.fail("peer port", &failure{Message: lower(err.Error()), Hint: "is it another process that listens there? ss -ltnp tells"})
+		} else {
+			f.ok("peer port", "the node listens on %s", c.PeerListen)
+		}
 	}
-	peers, err := authority.KnownPeers(c.DataDir)
-	if err != nil {
-		f.fail("peers", err)
-	}
-	dialer := net.Dialer{Timeout: 3 * time.Second}
 	for _, p := range peers {
-		conn, err := dialer.DialContext(ctx, "tcp", p.Raft)
-		if err != nil {
-			f.fail("peers", &failure{Message: fmt.Sprintf("%s at %s: %s", p.Node, p.Raft, lower(err.Error())), Hint: "does it run, and is the port open from here?"})
+		if err := checkPeer(ctx, p.Raft, p.Key); err != nil {
+			f.fail("peers", &failure{Message: p.Node + " at " + lower(err.Error()), Hint: "does it run, and is the port open from here?"})
 			continue
 		}
-		conn.Close()
 		f.ok("peers", "%s is reached at %s", p.Node, p.Raft)
 	}
+}
+
+// checkPeer reports whether the node with a key, the SHA-256 of its SPKI, listens
+// for its peers on addr. Who asks proves nothing himself and is shut out
+// thereafter: in TLS 1.3 the server proves its key first.
+func checkPeer(ctx context.Context, addr string, key []byte) error {
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 3 * time.Second}, Config: &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%s: %w", addr, err)
+	}
+	defer conn.Close()
+	sum := sha256.Sum256(conn.(*tls.Conn).ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
+	if !bytes.Equal(sum[:], key) {
+		return fmt.Errorf("%s: it is not the node's key that answers", addr)
+	}
+	return nil
 }
 
 // checkReady asks whoever listens on addr whether he is a node, and ready.
@@ -165,7 +189,12 @@ func checkReady(ctx context.Context, check, addr string, f *findings) {
 	case resp.StatusCode == http.StatusOK && string(says) == "ok\n":
 		f.ok(check, "a node on %s, ready", addr)
 	default:
-		f.fail(check, fmt.Errorf("%s is not ready: HTTP %d: %s", addr, resp.StatusCode, strings.TrimSpace(string(says))))
+		why := fmt.Sprintf("HTTP %d: %s", resp.StatusCode, strings.TrimSpace(string(says)))
+		var p api.Problem
+		if api.Decode(says, &p) == nil && p.Detail != "" {
+			why = p.Detail
+		}
+		f.fail(check, fmt.Errorf("%s is not ready: %s", addr, why))
 	}
 }
 
