@@ -94,11 +94,11 @@ func EncodeCommand(h Header, body any) ([]byte, error) {
 	if want := newBody(h.Kind); want == nil || reflect.TypeOf(want) != reflect.TypeOf(body) {
 		return nil, fmt.Errorf("%w: kind %d with a body of %T", ErrUnknownCommand, h.Kind, body)
 	}
-	head, err := encoding.Marshal(&h)
+	head, err := marshal(&h)
 	if err != nil {
 		return nil, err
 	}
-	tail, err := encoding.Marshal(body)
+	tail, err := marshal(body)
 	if err != nil {
 		return nil, err
 	}
@@ -185,9 +185,24 @@ func cutField(b []byte) (field, rest []byte, err error) {
 	return b[size : size+int(n)], b[size+int(n):], nil
 }
 
+// marshal encodes v, a pointer.
+func marshal(v any) ([]byte, error) {
+	if h, ok := v.(byHand); ok {
+		return h.appendTo(make([]byte, 0, 512)), nil
+	}
+	return encoding.Marshal(v)
+}
+
 // decodeStrict reads what the encoder writes for v, and nothing else. So
 // unknown and duplicate fields, other spellings and trailing bytes are refused.
 func decodeStrict(b []byte, v any) error {
+	if h, ok := v.(byHand); ok {
+		r := reader{b: b}
+		if h.readFrom(&r); r.err == nil && len(r.b) != 0 {
+			r.fail()
+		}
+		return r.err
+	}
 	if err := decoding.Unmarshal(b, v); err != nil {
 		return err
 	}
@@ -196,17 +211,23 @@ func decodeStrict(b []byte, v any) error {
 		return err
 	}
 	if !bytes.Equal(again, b) {
-		return errors.New("not as this version would write it")
+		return errNotOurs
 	}
 	return nil
 }
 
 // encoded is what the state keeps of v: of types of this package, which always encode.
-func encoded(v any) []byte { return must(encoding.Marshal(v)) }
+func encoded(v any) []byte { return must(marshal(v)) }
 
 // mustDecode decodes what the state kept; failing is corruption.
 func mustDecode(b []byte, v any) {
-	if err := decoding.Unmarshal(b, v); err != nil {
+	err := error(nil)
+	if _, ok := v.(byHand); ok {
+		err = decodeStrict(b, v)
+	} else {
+		err = decoding.Unmarshal(b, v)
+	}
+	if err != nil {
 		panic("state: corrupt: " + err.Error())
 	}
 }

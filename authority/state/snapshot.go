@@ -282,10 +282,8 @@ func (m *memory) load(tx *bolt.Tx) error {
 func (m *memory) loadRecord(bucket, k, v []byte) error {
 	switch string(bucket) {
 	case string(bucketTokens):
-		// The content's hash has said that these are the cluster's bytes, or will: to
-		// encode a million records again, as decodeStrict does, shows nothing more.
 		var r TokenRecord
-		if err := decoding.Unmarshal(v, &r); err != nil {
+		if err := decodeStrict(v, &r); err != nil {
 			return err
 		}
 		m.tokens.add(&r)
@@ -302,6 +300,8 @@ func (m *memory) loadRecord(bucket, k, v []byte) error {
 	case string(bucketLeases):
 		m.leases++
 	case string(bucketRevocations):
+		// The content's hash has said that these are the cluster's bytes, or will: to
+		// encode a million records again, as decodeStrict does, shows nothing more.
 		var r RevocationRecord
 		if err := decoding.Unmarshal(v, &r); err != nil {
 			return err
