@@ -34,7 +34,8 @@ type bareOrder struct {
 	Address string        `json:"address,omitempty"`
 	Callers int           `json:"callers,omitempty"` // propose for so long
 	Each    time.Duration `json:"each,omitempty"`
-	Size    int           `json:"size,omitempty"` // bytes of a command
+	Size    int           `json:"size,omitempty"`   // bytes of a command
+	Others  []int         `json:"others,omitempty"` // the processes of the other nodes
 }
 
 // bareAnswer is what it answers.
@@ -42,6 +43,7 @@ type bareAnswer struct {
 	Address   string        `json:"address,omitempty"`
 	PerSecond float64       `json:"per_second,omitempty"`
 	Median    time.Duration `json:"median,omitempty"`
+	Each      time.Duration `json:"each,omitempty"` // processor time of all nodes for one
 }
 
 // blank is a state machine that does nothing.
@@ -149,8 +151,8 @@ func (o *bareOrder) follow(store *raftstore.Store) (a bareAnswer, err error) {
 			_, err := store.Propose(ctx, command)
 			return err == nil
 		})
-	})
-	return bareAnswer{PerSecond: l.perSecond(), Median: l.took.at(0.5)}, err
+	}, o.Others...)
+	return bareAnswer{PerSecond: l.perSecond(), Median: l.took.at(0.5), Each: l.each()}, err
 }
 
 // selfSigned is a certificate that names a node, for a minute's benchmark.
@@ -241,6 +243,7 @@ func (b *bench) yardstick(size, callers int) (one, many bareAnswer, err error) {
 	if one, err = nodes[0].order(bareOrder{Callers: 1, Each: b.each / 2, Size: size}); err != nil {
 		return one, many, err
 	}
-	many, err = nodes[0].order(bareOrder{Callers: callers, Each: b.each, Size: size})
+	others := []int{nodes[1].cmd.Process.Pid, nodes[2].cmd.Process.Pid}
+	many, err = nodes[0].order(bareOrder{Callers: callers, Each: b.each, Size: size, Others: others})
 	return one, many, err
 }

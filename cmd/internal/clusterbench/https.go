@@ -53,34 +53,34 @@ func httpsMain([]string) error {
 	return nil
 }
 
-// bareHTTPS is how many calls a second so many callers make of a server that does
-// nothing, each over a connection of its own.
-func (b *bench) bareHTTPS(ctx context.Context, callers int) (perSecond float64, err error) {
+// bareHTTPS is what so many callers make of a server that does nothing, each over a
+// connection of its own.
+func (b *bench) bareHTTPS(ctx context.Context, callers int) (l load, err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return 0, err
+		return l, err
 	}
 	cmd := exec.Command(self, "https")
 	cmd.Stderr = b.nodes
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return 0, err
+		return l, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return 0, err
+		return l, err
 	}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return l, err
 	}
 	defer func() { err = errors.Join(err, in.Close(), cmd.Wait()) }()
 	var a bareAnswer
 	if err := json.NewDecoder(out).Decode(&a); err != nil {
-		return 0, err
+		return l, err
 	}
 	body, err := json.Marshal(plainRequest())
 	if err != nil {
-		return 0, err
+		return l, err
 	}
 	list := make([]*http.Transport, callers)
 	for i := range list {
@@ -88,10 +88,9 @@ func (b *bench) bareHTTPS(ctx context.Context, callers int) (perSecond float64, 
 		list[i] = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableCompression: true}
 		defer list[i].CloseIdleConnections()
 	}
-	l, err := drive(ctx, callers, b.each/2, func(ctx context.Context, w int) error {
+	return drive(ctx, callers, b.each/2, func(ctx context.Context, w int) error {
 		return post(ctx, list[w], "https://"+a.Address+"/", body)
-	})
-	return l.perSecond(), err
+	}, cmd.Process.Pid)
 }
 
 func post(ctx context.Context, t *http.Transport, url string, body []byte) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,13 +14,18 @@ type load struct {
 	count   int
 	elapsed time.Duration
 	took    samples
+	spent   time.Duration // processor time of the process, and of the others that were named
 }
 
 func (l *load) perSecond() float64 { return float64(l.count) / l.elapsed.Seconds() }
 
+// each is the processor time that one call took, everybody's together.
+func (l *load) each() time.Duration { return l.spent / time.Duration(max(l.count, 1)) }
+
 // drive has workers call f for a while, after a warm-up of a quarter of it that
-// does not count. The first error ends it.
-func drive(ctx context.Context, workers int, each time.Duration, f func(ctx context.Context, worker int) error) (load, error) {
+// does not count. The first error ends it. The processor time is that of this
+// process and of those who work for it.
+func drive(ctx context.Context, workers int, each time.Duration, f func(ctx context.Context, worker int) error, servants ...int) (load, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var counts atomic.Bool
@@ -43,11 +49,12 @@ func drive(ctx context.Context, workers int, each time.Duration, f func(ctx cont
 		})
 	}
 	pause(ctx, each/4)
+	before := processor(servants)
 	counts.Store(true)
 	began := time.Now()
 	pause(ctx, each)
 	counts.Store(false)
-	l := load{elapsed: time.Since(began)}
+	l := load{elapsed: time.Since(began), spent: processor(servants) - before}
 	failed := context.Cause(ctx)
 	cancel(nil)
 	wg.Wait()
@@ -56,6 +63,17 @@ func drive(ctx context.Context, workers int, each time.Duration, f func(ctx cont
 	}
 	l.count = len(l.took)
 	return l, failed
+}
+
+// processor is how much processor time this process and others have used so far.
+func processor(others []int) time.Duration {
+	var sum time.Duration
+	for _, pid := range append([]int{os.Getpid()}, others...) {
+		if u, err := usageOf(pid); err == nil {
+			sum += u.processor
+		}
+	}
+	return sum
 }
 
 // pause waits, or until ctx ends.

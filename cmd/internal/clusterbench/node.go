@@ -241,6 +241,15 @@ func (c *cluster) client(token string, i int) *client.Client {
 
 func (c *cluster) root() *client.Client { return c.client(c.token, 0) }
 
+// pids are the processes of the nodes.
+func (c *cluster) pids() []int {
+	var list []int
+	for _, n := range c.nodes {
+		list = append(list, n.cmd.Process.Pid)
+	}
+	return list
+}
+
 // wait waits until all nodes vote, answer and have caught up.
 func (c *cluster) wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
@@ -296,10 +305,12 @@ type usage struct {
 	written   int64         // bytes that went to the disk
 }
 
-// usage reads /proc.
-func (n *node) usage() (usage, error) {
+func (n *node) usage() (usage, error) { return usageOf(n.cmd.Process.Pid) }
+
+// usageOf reads /proc.
+func usageOf(pid int) (usage, error) {
 	var u usage
-	proc := filepath.Join("/proc", strconv.Itoa(n.cmd.Process.Pid))
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	status, err := os.ReadFile(filepath.Join(proc, "status"))
 	if err != nil {
 		return u, err

@@ -80,6 +80,10 @@ func (s samples) at(q float64) time.Duration {
 }
 
 // millis renders a duration in milliseconds, with three digits that matter.
+func micros(d time.Duration) string {
+	return fmt.Sprintf("%.0f µs", float64(d)/float64(time.Microsecond))
+}
+
 func millis(d time.Duration) string {
 	ms := float64(d) / float64(time.Millisecond)
 	switch {
