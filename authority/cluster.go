@@ -217,7 +217,7 @@ func (a *Authority) watchMembers(ctx context.Context) {
 		changed := a.machine.Changed()
 		if now := a.machine.MemberChanges(); now != seen {
 			seen = now
-			a.report("writing down the peers", a.peers.remember(a.clusterPeers(a.cfg.NodeID)))
+			a.report("writing down the peers", a.peers.remember(a.clusterPeers(a.cfg.NodeID), a.memberIn()))
 			a.peers.transport.Reauthorize()
 			a.wakeReconcile()
 		}
@@ -227,6 +227,16 @@ func (a *Authority) watchMembers(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// memberIn is the incarnation, if the state has this node as a member of it with the
+// key that it has, or 0.
+func (a *Authority) memberIn() uint64 {
+	own := a.peers.record()
+	if r, ok := a.machine.MemberByKey(own.Key); ok && r.ID == own.ID {
+		return a.machine.Cluster().Incarnation
+	}
+	return 0
 }
 
 func (a *Authority) wakeReconcile() {

@@ -240,6 +240,7 @@ func (f *nodeFile) repin(dir string, identity *seal.Identity) error {
 	}
 	digest := state.PeerKeyDigest(key.Public().(ed25519.PublicKey))
 	f.Key, f.Certificate, f.CA = digest[:], nil, nil // a certificate of the old one
+	f.Incarnation = 0                                // some may know the new one only later
 	return f.write(dir)
 }
 

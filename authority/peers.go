@@ -109,6 +109,10 @@ type nodeFile struct {
 	Certificate []byte            `json:"certificate,omitempty"` // DER
 	CA          []byte            `json:"ca,omitempty"`          // DER
 	Peers       []api.ClusterPeer `json:"peers,omitempty"`
+
+	// In which the state had this node, with this key, as a member: by a later
+	// incarnation that does not know it, it is superseded.
+	Incarnation uint64 `json:"incarnation,omitempty"`
 }
 
 const nodeFileName = "node.json"
@@ -164,7 +168,8 @@ func openPeers(cfg Config, identity *seal.Identity, file *nodeFile) (*peers, err
 	}
 	p.transport, err = raftstore.NewTransport(raftstore.TransportConfig{
 		NodeID: cfg.NodeID, Listener: p.cfg.Listener, Advertise: p.cfg.address(), Cluster: file.Cluster,
-		Certificate: p.certificate, Authorize: p.authorize, Removed: p.removed, Address: p.addressOf,
+		Certificate: p.certificate, Authorize: p.authorize, Removed: p.removed,
+		Incarnation: p.incarnation, Superseded: p.superseded, Address: p.addressOf,
 		Profile: p.cfg.Profile, Dial: p.cfg.Dial, Logger: cfg.Logger,
 	})
 	return p, err
@@ -203,6 +208,26 @@ func (p *peers) removed(s tls.ConnectionState) bool {
 	return m != nil && m.RemovedKey(keyShown(s))
 }
 
+// incarnation is told to nodes that are not known. The first left nobody behind.
+func (p *peers) incarnation() uint64 {
+	if m := p.state(); m != nil {
+		if now := m.Cluster().Incarnation; now > 1 {
+			return now
+		}
+	}
+	return 0
+}
+
+// superseded reports whether a member that does not know this node is of another
+// cluster by now: one that was recovered, or restored, from before or without it.
+// There is one log, so what a later incarnation knows begins with what an earlier
+// one did; it forgets a member only by beginning anew.
+func (p *peers) superseded(incarnation uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.file.Incarnation != 0 && incarnation > p.file.Incarnation
+}
+
 // holder returns the member that a key is pinned for.
 func (p *peers) holder(digest state.Digest) (string, bool) {
 	if m := p.state(); m != nil && m.Cluster().ID != "" {
@@ -226,12 +251,14 @@ func (p *peers) known() []api.ClusterPeer {
 	return p.file.Peers
 }
 
-// remember writes down who the peers are.
-func (p *peers) remember(list []api.ClusterPeer) error {
+// remember writes down who the peers are, and the incarnation in which the state has
+// this node as a member; 0: as it was.
+func (p *peers) remember(list []api.ClusterPeer, incarnation uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	file := *p.file
 	file.Peers = list
+	file.Incarnation = max(file.Incarnation, incarnation)
 	if p.ca != nil && p.cert != nil {
 		file.Certificate, file.CA = p.cert.Certificate[0], p.cert.Certificate[1]
 	}
@@ -255,7 +282,7 @@ func (p *peers) learn(ctx context.Context) {
 		if err != nil || len(list) == 0 {
 			continue
 		}
-		if err := p.remember(list); err != nil {
+		if err := p.remember(list, 0); err != nil {
 			p.warn("writing down the peers failed", "error", err)
 		}
 		return

@@ -49,7 +49,11 @@ func TestCertificatesRenew(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Peers = &PeerConfig{Listener: ln}
-	a, _ := openNode(t, cfg)
+	a, _, err := Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeNode(t, a) })
 	shown := func(get func() (*tls.Certificate, error)) *x509.Certificate {
 		t.Helper()
 		c, err := get()

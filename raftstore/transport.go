@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -63,6 +64,18 @@ type TransportConfig struct {
 	// learn otherwise why nobody lets it in. Nil never does.
 	Removed func(tls.ConnectionState) bool
 
+	// Incarnation numbers the cluster's life, as far as this node's state knows; 0
+	// says nothing of it. A node whose key Authorize refuses, and that was not
+	// removed, is told it once it has proved the key: a cluster that began anew from
+	// one node, or from a backup, no longer knows those that it left behind. Nil is
+	// always 0.
+	Incarnation func() uint64
+
+	// Superseded reports whether a member that is in an incarnation, and does not
+	// know this node, shows that the cluster began anew without it. It then ends
+	// like one that was removed. Nil never does.
+	Superseded func(incarnation uint64) bool
+
 	// Address returns where a node is, if it is known to be elsewhere than the
 	// configuration says, or "". Nil is always "".
 	Address func(id string) string
@@ -107,6 +120,12 @@ func (cfg TransportConfig) withDefaults() (TransportConfig, error) {
 	if cfg.Removed == nil {
 		cfg.Removed = func(tls.ConnectionState) bool { return false }
 	}
+	if cfg.Incarnation == nil {
+		cfg.Incarnation = func() uint64 { return 0 }
+	}
+	if cfg.Superseded == nil {
+		cfg.Superseded = func(uint64) bool { return false }
+	}
 	if cfg.Dial == nil {
 		cfg.Dial = func(ctx context.Context, address string) (net.Conn, error) {
 			var d net.Dialer
@@ -128,7 +147,8 @@ type Transport struct {
 	cfg     TransportConfig
 	streams *streams
 	tls     *tls.Config
-	refused sayings         // of connections
+	refused sayings         // of connections that came in
+	unknown sayings         // of nodes that do not know this one
 	ctx     context.Context // until Close
 	cancel  context.CancelFunc
 
@@ -262,21 +282,30 @@ func (t *Transport) welcome(raw net.Conn) (*peerConn, error) {
 	defer cancel()
 	c := &peerConn{t: t, raw: raw, accepted: true}
 	cfg := t.tlsConfig(&c.id, t.protocol(protoRaft), t.protocol(protoCall))
-	authorized, removed := cfg.VerifyConnection, false
+	authorized := cfg.VerifyConnection
+	var refused error
+	var farewell []byte // to a node that is refused, and has to know why
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		err := authorized(state)
-		if err != nil && len(state.PeerCertificates) > 0 && t.cfg.Removed(state) {
-			removed = true
+		if refused = authorized(state); refused == nil || len(state.PeerCertificates) == 0 {
+			return refused
+		}
+		if t.cfg.Removed(state) {
+			refused = fmt.Errorf("%w: its node was removed", ErrRefused)
+			farewell = []byte{removedByte}
 			return nil
 		}
-		return err
+		if incarnation := t.cfg.Incarnation(); incarnation != 0 {
+			farewell = binary.BigEndian.AppendUint64([]byte{unknownByte}, incarnation)
+			return nil
+		}
+		return refused
 	}
 	conn := tls.Server(raw, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, err
 	}
-	if removed {
-		return nil, errors.Join(fmt.Errorf("%w: its node was removed", ErrRefused), t.greet(conn, removedByte))
+	if refused != nil {
+		return nil, errors.Join(refused, t.greet(conn, farewell...))
 	}
 	c.Conn = conn
 	if err := t.track(c); err != nil {
@@ -294,15 +323,16 @@ func (t *Transport) welcome(raw net.Conn) (*peerConn, error) {
 const (
 	welcomeByte = 1
 	removedByte = 2 // the node that dialed was removed from the cluster
+	unknownByte = 3 // it is not known; the incarnation follows, 8 bytes, big-endian
 )
 
 // greet says whether a connection was accepted, which a client does not know from
 // the handshake in TLS 1.3.
-func (t *Transport) greet(conn net.Conn, greeting byte) error {
+func (t *Transport) greet(conn net.Conn, greeting ...byte) error {
 	if err := conn.SetWriteDeadline(time.Now().Add(t.cfg.DialTimeout)); err != nil {
 		return err
 	}
-	if _, err := conn.Write([]byte{greeting}); err != nil {
+	if _, err := conn.Write(greeting); err != nil {
 		return err
 	}
 	return conn.SetWriteDeadline(time.Time{})
@@ -348,7 +378,7 @@ func (t *Transport) dial(ctx context.Context, id, address, protocol string) (*pe
 	conn := tls.Client(raw, cfg)
 	c.Conn = conn
 	if err = conn.HandshakeContext(ctx); err == nil {
-		err = t.awaitWelcome(ctx, conn)
+		err = t.awaitWelcome(ctx, conn, id)
 	}
 	if err == nil && conn.ConnectionState().NegotiatedProtocol != t.protocol(protocol) {
 		err = fmt.Errorf("%w: it is not of this cluster", ErrRefused)
@@ -370,8 +400,8 @@ func (t *Transport) dial(ctx context.Context, id, address, protocol string) (*pe
 	return c, nil
 }
 
-// awaitWelcome waits until the other end has judged this one's certificate.
-func (t *Transport) awaitWelcome(ctx context.Context, conn *tls.Conn) error {
+// awaitWelcome waits until the other end, node id, has judged this one's certificate.
+func (t *Transport) awaitWelcome(ctx context.Context, conn *tls.Conn, id string) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetReadDeadline(deadline); err != nil {
 			return err
@@ -388,8 +418,29 @@ func (t *Transport) awaitWelcome(ctx context.Context, conn *tls.Conn) error {
 		return conn.SetReadDeadline(time.Time{})
 	case removedByte:
 		return fmt.Errorf("%w: %w", ErrRefused, ErrRemoved)
+	case unknownByte:
+		var incarnation [8]byte
+		if _, err := io.ReadFull(conn, incarnation[:]); err != nil {
+			return err
+		}
+		return t.unknownTo(id, binary.BigEndian.Uint64(incarnation[:]))
 	}
 	return fmt.Errorf("%w: greeted with %d", ErrRefused, b[0])
+}
+
+// unknownTo is what it means that node id, which is in an incarnation, does not know
+// this one. The log says it, of each node once in a while: whoever is refused tries
+// for ever, and nobody else could tell why.
+func (t *Transport) unknownTo(id string, incarnation uint64) error {
+	if t.cfg.Superseded(incarnation) {
+		t.cfg.Logger.Error("the cluster began anew without this node", "says", id, "incarnation", incarnation)
+		return fmt.Errorf("%w: %w: by incarnation %d", ErrRefused, ErrRemoved, incarnation)
+	}
+	if held, now := t.unknown.now(id); now {
+		t.cfg.Logger.Warn("a node does not know this one: it is behind, or the cluster began anew without this node",
+			"node", id, "incarnation", incarnation, heldKey, held)
+	}
+	return fmt.Errorf("%w: in incarnation %d this node is not known", ErrRefused, incarnation)
 }
 
 // tellRemoved hands a node's word that this one was removed to whoever answers

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -236,6 +238,48 @@ func TestRemovedNodeIsTold(t *testing.T) {
 	}
 	if len(b.open()) != 0 {
 		t.Error("a removed node has a connection")
+	}
+}
+
+// A node that is not known is told the incarnation that does not know it, and ends
+// where that shows that it was left behind.
+func TestNodeLeftBehindIsTold(t *testing.T) {
+	b := testTransport(t, "n2", func(cfg *TransportConfig) {
+		cfg.Authorize = testMembers("n2", "n3")
+		cfg.Incarnation = func() uint64 { return 7 }
+	})
+	b.Handle(testMethod, echo)
+	for in, superseded := range map[uint64]bool{5: true, 7: false} {
+		said := make(chan string, 64)
+		a := testTransport(t, "n1", func(cfg *TransportConfig) {
+			cfg.Superseded = func(incarnation uint64) bool { return incarnation > in }
+			cfg.Logger = slog.New(slog.NewTextHandler(lines(said), nil))
+		})
+		told := make(chan string, 2)
+		a.Handle(methodRemoved, func(_ context.Context, from string, _ []byte) ([]byte, error) {
+			told <- from
+			return nil, nil
+		})
+		for _, protocol := range []string{protoCall, protoRaft} {
+			_, err := a.dial(t.Context(), "n2", b.cfg.Advertise, protocol)
+			if !errors.Is(err, ErrRefused) || errors.Is(err, ErrRemoved) != superseded || !strings.Contains(err.Error(), "incarnation 7") {
+				t.Errorf("in incarnation %d by %s: %v", in, protocol, err)
+			}
+		}
+		if want := map[bool]int{true: 2}[superseded]; len(told) != want {
+			t.Errorf("in incarnation %d: told %d times", in, len(told))
+		}
+		select {
+		case line := <-said:
+			if !strings.Contains(line, "began anew without this node") {
+				t.Errorf("in incarnation %d the log says %q", in, line)
+			}
+		default:
+			t.Errorf("in incarnation %d the log says nothing", in)
+		}
+	}
+	if len(b.open()) != 0 {
+		t.Error("a node that is not known has a connection")
 	}
 }
 
