@@ -72,7 +72,7 @@ func credentialRefusal(err error) *refusal {
 		r.status, r.challenge = http.StatusUnauthorized, "invalid_token"
 		r.detail = "the credential is not accepted"
 		if r.code == capability.CodeHolderProof {
-			r.hint = "it names a key that the call must prove: --key-file, or WRIT_KEY_FILE"
+			r.hint = "it names a key that the call must prove: --key-file, WRIT_KEY_FILE or --tpm-key"
 		}
 		if r.code == capability.CodeUnknownKey || r.code == capability.CodeBadSignature {
 			r.hint = "it must be a capability of this authority's audience writ"

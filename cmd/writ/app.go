@@ -25,6 +25,8 @@ type app struct {
 	clockKept      func() (bool, error)
 
 	output string // --output: text or json
+
+	atEnd []func() // what a command has opened that outlives its parts
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer, getenv func(string) string) *app {
@@ -36,6 +38,11 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer, getenv func(string) strin
 
 // run runs one command line and returns the exit code (see the topic exit-codes).
 func (a *app) run(ctx context.Context, args []string) int {
+	defer func() {
+		for _, end := range a.atEnd {
+			end()
+		}
+	}()
 	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetIn(a.stdin)

@@ -20,6 +20,8 @@ type connection struct {
 	fingerprint string
 	credential  string
 	key         string
+	inTPM       bool
+	tpm         *tpmFlags // of a command that has them; nil: the environment says which TPM
 	timeout     time.Duration
 }
 
@@ -29,6 +31,8 @@ func (c *connection) add(cmd *cobra.Command) {
 	f.StringVar(&c.fingerprint, "ca-fingerprint", "", "`SHA-256` of the authority's CA certificate (WRIT_CA_FINGERPRINT)")
 	f.StringVar(&c.credential, "credential-file", "", "`file` with the credential to act with (WRIT_TOKEN_FILE)")
 	f.StringVar(&c.key, "key-file", "", "`file` with the key that the credential names, where it names one (WRIT_KEY_FILE)")
+	f.BoolVar(&c.inTPM, "tpm-key", false, "the credential names the key that this machine's TPM holds (WRIT_TPM, WRIT_TPM_DIR)")
+	cmd.MarkFlagsMutuallyExclusive("key-file", "tpm-key")
 	f.DurationVar(&c.timeout, "timeout", 0, "`limit` on one attempt at one node, such as 3s")
 }
 
@@ -49,6 +53,15 @@ func (c *connection) config(a *app) (client.Config, error) {
 	})
 	if err != nil {
 		return cfg, err
+	}
+	if c.inTPM {
+		if c.tpm == nil {
+			c.tpm = new(tpmFlags)
+		}
+		cfg.KeyFile = ""
+		if cfg.Prover, err = c.tpm.key(a); err != nil {
+			return cfg, err
+		}
 	}
 	cfg.Timeout = c.timeout
 	// A person waits: an outage is told within seconds.

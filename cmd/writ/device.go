@@ -47,7 +47,6 @@ this machine names one of the two.`,
 			if err != nil {
 				return err
 			}
-			defer h.Close()
 			id := deviceID{Device: h.Device().String(), Holder: h.HolderKey().String(), EK: string(h.Kind())}
 			return a.emit(cmd, id, func(p *printer) {
 				p.field("device", id.Device)
@@ -61,8 +60,8 @@ this machine names one of the two.`,
 }
 
 func newDeviceEnroll(a *app) *cobra.Command {
-	var conn connection
 	var tpm tpmFlags
+	conn := connection{tpm: &tpm}
 	var policy string
 	cmd := &cobra.Command{
 		Use:   "enroll",
@@ -80,7 +79,6 @@ devices. A token that demands attestation does not need it: writ discharge enrol
 			if err != nil {
 				return err
 			}
-			defer h.Close()
 			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.AttestResponse, error) {
 				w, err := wallet.Open(wallet.Config{
 					Attester: h, Dischargers: map[string]wallet.Discharger{wallet.OwnLocation: c}, Posture: tpm.posture(), Now: a.now,
@@ -286,7 +284,6 @@ stored. PCRs 0 to 7 tell firmware, boot loader and secure boot, 11 a unified ker
 			if err != nil {
 				return err
 			}
-			defer h.Close()
 			set, err := h.CapturePCRs(name, pcrs)
 			if err != nil {
 				return err

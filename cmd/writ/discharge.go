@@ -48,6 +48,7 @@ nobody's word.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.discharge(cmd, &o) },
 	}
+	o.conn.tpm = &o.tpm
 	o.conn.add(cmd)
 	o.tpm.add(cmd)
 	o.tpm.addPosture(cmd)
@@ -84,7 +85,6 @@ func (a *app) discharge(cmd *cobra.Command, o *dischargeOptions) error {
 	if err != nil {
 		return err
 	}
-	defer h.Close()
 	if o.wallet == "" {
 		dir, err := o.tpm.directory(a)
 		if err != nil {

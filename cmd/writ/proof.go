@@ -71,11 +71,10 @@ func (a *app) proof(cmd *cobra.Command, o *proofOptions) error {
 	if _, err := capability.Parse(words[0]); err != nil {
 		return err
 	}
-	k, done, err := o.open(a)
+	k, err := o.open(a)
 	if err != nil {
 		return err
 	}
-	defer done()
 	proof, err := k.Prove(cmd.Context(), pop.Call{
 		Method: o.method, URI: o.url, Token: words[0], Nonce: o.nonce, Issued: a.now(),
 	})
@@ -86,17 +85,11 @@ func (a *app) proof(cmd *cobra.Command, o *proofOptions) error {
 }
 
 // open opens the key, in the TPM or in a file.
-func (o *proofOptions) open(a *app) (*pop.Key, func(), error) {
-	if !o.inTPM {
-		k, err := pop.ReadKeyFile(o.key)
-		return k, func() {}, err
+func (o *proofOptions) open(a *app) (*pop.Key, error) {
+	if o.inTPM {
+		return o.tpm.key(a)
 	}
-	h, err := o.tpm.open(a)
-	if err != nil {
-		return nil, nil, err
-	}
-	k, err := pop.NewKey(h.Key())
-	return k, func() { _ = h.Close() }, err
+	return pop.ReadKeyFile(o.key)
 }
 
 // proofFlags are a proof that came with the call which verify judges.

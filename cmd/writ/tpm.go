@@ -15,6 +15,7 @@ import (
 	"github.com/writ-dev/writ/caveats/attest"
 	"github.com/writ-dev/writ/caveats/attest/holder"
 	"github.com/writ-dev/writ/caveats/attest/swtpm"
+	"github.com/writ-dev/writ/caveats/pop"
 )
 
 // The variables that tell which TPM to use.
@@ -33,6 +34,8 @@ func init() {
 type tpmFlags struct {
 	tpm, dir, kind string
 	agent, version string
+
+	opened *holder.Holder
 }
 
 func (f *tpmFlags) add(cmd *cobra.Command) {
@@ -64,8 +67,12 @@ func (f *tpmFlags) directory(a *app) (string, error) {
 	return filepath.Join(config, "writ", "tpm"), nil
 }
 
-// open opens the TPM. Whoever calls it closes it.
+// open opens the TPM, once: a TPM may serve one connection only, and a command
+// can need it for itself and for its calls. It is closed when the command has run.
 func (f *tpmFlags) open(a *app) (*holder.Holder, error) {
+	if f.opened != nil {
+		return f.opened, nil
+	}
 	dir, err := f.directory(a)
 	if err != nil {
 		return nil, err
@@ -74,7 +81,22 @@ func (f *tpmFlags) open(a *app) (*holder.Holder, error) {
 	if tpm == "" {
 		tpm = a.getenv(envTPM)
 	}
-	return holder.Open(holder.Config{TPM: tpm, Dir: dir, Kind: attest.Kind(f.kind)})
+	h, err := holder.Open(holder.Config{TPM: tpm, Dir: dir, Kind: attest.Kind(f.kind)})
+	if err != nil {
+		return nil, err
+	}
+	f.opened = h
+	a.atEnd = append(a.atEnd, func() { _ = h.Close() })
+	return h, nil
+}
+
+// key is the holder key that is in the TPM.
+func (f *tpmFlags) key(a *app) (*pop.Key, error) {
+	h, err := f.open(a)
+	if err != nil {
+		return nil, err
+	}
+	return pop.NewKey(h.Key())
 }
 
 func (f *tpmFlags) posture() attest.Posture {
