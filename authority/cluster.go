@@ -217,6 +217,7 @@ func (a *Authority) watchMembers(ctx context.Context) {
 		changed := a.machine.Changed()
 		if now := a.machine.MemberChanges(); now != seen {
 			seen = now
+			a.peers.forgetHeard()
 			a.report("writing down the peers", a.peers.remember(a.clusterPeers(a.cfg.NodeID), a.memberIn()))
 			a.peers.transport.Reauthorize()
 			a.wakeReconcile()
@@ -316,9 +317,21 @@ func (a *Authority) announce(ctx context.Context) {
 	}
 }
 
+// hearMember is answerMember before this node has a state, when all it can do is to
+// find the caller: that may be what a quorum takes.
+func (a *Authority) hearMember(_ context.Context, from string, r *state.MemberRecord) (*struct{}, error) {
+	if r.ID == from {
+		a.peers.hear(r)
+	}
+	return nil, raftstore.ErrNotLeader
+}
+
 // answerMember takes down where the caller is. Of what it says only the
 // addresses count.
 func (a *Authority) answerMember(ctx context.Context, from string, r *state.MemberRecord) (*struct{}, error) {
+	if r.ID == from {
+		a.peers.hear(r)
+	}
 	if !a.store.IsLeader() {
 		if r.ID != from {
 			return nil, raftstore.ErrNotLeader // one hop

@@ -275,6 +275,7 @@ func (a *Authority) openStore(ctx context.Context) (err error) {
 		return err
 	}
 	if a.peers != nil {
+		handle(a.peers, methodMember, a.hearMember)
 		return a.awaitState(ctx)
 	}
 	if _, err := a.store.WaitLeader(ctx); err != nil {

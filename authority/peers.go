@@ -23,6 +23,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/seal"
 	"github.com/writ-dev/writ/authority/state"
+	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/raftstore"
 )
 
@@ -92,11 +93,12 @@ type peers struct {
 	key ed25519.PrivateKey
 
 	mu    sync.Mutex
-	cert  *tls.Certificate // guarded by mu
-	by    *issuer          // of cert; nil: another's, or its own; guarded by mu
-	renew time.Time        // guarded by mu
-	ca    *certificates    // guarded by mu; nil until the CA's key is open
-	file  *nodeFile        // as it was last written; guarded by mu
+	cert  *tls.Certificate  // guarded by mu
+	by    *issuer           // of cert; nil: another's, or its own; guarded by mu
+	renew time.Time         // guarded by mu
+	ca    *certificates     // guarded by mu; nil until the CA's key is open
+	file  *nodeFile         // as it was last written; guarded by mu
+	heard map[string]string // where members said that they are, until a record does; guarded by mu
 	dir   string
 }
 
@@ -157,7 +159,7 @@ func openPeers(cfg Config, identity *seal.Identity, file *nodeFile) (*peers, err
 	}
 	p := &peers{
 		cfg: cfg.Peers, node: cfg.NodeID, cluster: file.Cluster, recipient: identity.Recipient().Bytes(),
-		clock: cfg.Clock, warn: cfg.Logger.Warn, file: file, dir: cfg.Dir,
+		clock: cfg.Clock, warn: cfg.Logger.Warn, file: file, heard: make(map[string]string), dir: cfg.Dir,
 	}
 	var err error
 	if p.key, err = identity.PeerKey(); err != nil {
@@ -301,8 +303,33 @@ func (p *peers) setState(m *state.Machine) {
 	p.machine = m
 }
 
+// hear takes a member's own word for where it is: nothing can be recorded without a
+// quorum, and there may be none before this node finds it. It is dialed there and
+// nothing more: whoever answers has to prove its key.
+func (p *peers) hear(r *state.MemberRecord) {
+	if !capability.ValidName(r.Raft, state.MaxAddress) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heard[r.ID] = r.Raft
+}
+
+// forgetHeard goes by the records again: whoever is elsewhere goes on saying so.
+func (p *peers) forgetHeard() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.heard)
+}
+
 // addressOf is where a member says that it is.
 func (p *peers) addressOf(id string) string {
+	p.mu.Lock()
+	heard := p.heard[id]
+	p.mu.Unlock()
+	if heard != "" {
+		return heard
+	}
 	if m := p.state(); m != nil {
 		if r, ok := m.Member(id); ok {
 			return r.Raft

@@ -12,7 +12,7 @@ import (
 // Peers carries calls between the nodes, apart from Raft's own messages.
 // Transport implements it; raftstoretest has one in memory.
 type Peers interface {
-	// Handle has h answer calls of method. Once for each method.
+	// Handle has h answer calls of method from now on.
 	Handle(method byte, h Handler)
 
 	// Call has node id answer, at address, or where the implementation knows

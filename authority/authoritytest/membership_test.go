@@ -3,6 +3,8 @@ package authoritytest_test
 import (
 	"context"
 	"errors"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,5 +110,65 @@ func TestRefusedDemotionIsForgotten(t *testing.T) {
 		if !n.Voter || !n.Wanted {
 			t.Errorf("after a demotion that was refused: %+v", n)
 		}
+	}
+}
+
+// TestNodeMovesWhileThereIsNoQuorum: a node comes back elsewhere when only one other
+// is up, which has more than it and so has to lead. Nobody can record where it is
+// before there is a quorum, and there is none before the other finds it.
+func TestNodeMovesWhileThereIsNoQuorum(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		c := authoritytest.StartCluster(t, 3)
+		root := c.Root()
+		defer root.Close()
+		ahead, gone, moves := c.Nodes[0], c.Nodes[1], c.Nodes[2]
+		if err := moves.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		c.Mint(t, "corp", "agent")
+		if err := c.WaitApplied(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := gone.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if restarted {
+			if err := ahead.Stop(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := moves.PeerAddr
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		moves.PeerAddr = ln.Addr().String()
+		ln.Close() // taken again at once
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		var starts sync.WaitGroup
+		for _, n := range []*authoritytest.ClusterNode{ahead, moves} {
+			starts.Go(func() {
+				if err := n.Start(ctx); err != nil {
+					t.Errorf("%s: %v", n.Name, err)
+				}
+			})
+		}
+		starts.Wait()
+		if t.Failed() {
+			t.FailNow()
+		}
+		if err := c.WaitReady(ctx); err != nil {
+			t.Fatalf("n1 restarted %v: %v", restarted, err)
+		}
+		c.Mint(t, "corp", "agent")
+		until(t, "its record says where it is", func() bool {
+			for _, n := range ahead.Authority.ClusterStatus(ctx).Nodes {
+				if n.Node == moves.Name {
+					return n.Raft == moves.PeerAddr && n.Raft != before
+				}
+			}
+			return false
+		})
 	}
 }

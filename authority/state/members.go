@@ -24,11 +24,12 @@ const (
 	MaxMembers = 256
 	// MaxJoinTokens bounds the join tokens that are neither spent nor expired.
 	MaxJoinTokens = 64
+	// MaxAddress bounds the address of a node, in bytes.
+	MaxAddress = 300
 	// MaxJoinTTL is the longest that a join token can be used.
 	MaxJoinTTL = 7 * 24 * 60 * 60 * 1000 // ms
 
-	maxNodeID  = 50  // bytes
-	maxAddress = 300 // bytes
+	maxNodeID = 50 // bytes
 )
 
 // The states of a member.
@@ -201,7 +202,7 @@ func (a *applier) checkMember(r *MemberRecord) error {
 		return refuse(api.CodeInvalid, "node: 1 to 50 bytes of visible ASCII")
 	case r.Key == Digest{} || len(r.Recipient) != 32:
 		return refuse(api.CodeInvalid, "the node's keys are missing")
-	case !capability.ValidName(r.Raft, maxAddress) || r.API != "" && !capability.ValidName(r.API, maxAddress):
+	case !capability.ValidName(r.Raft, MaxAddress) || r.API != "" && !capability.ValidName(r.API, MaxAddress):
 		return refuse(api.CodeInvalid, "the node's addresses are missing, or no host:port")
 	case r.State != MemberActive && r.State != MemberLeaving:
 		return refuse(api.CodeInvalid, "a member is active or leaving")
