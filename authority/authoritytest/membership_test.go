@@ -172,3 +172,61 @@ func TestNodeMovesWhileThereIsNoQuorum(t *testing.T) {
 		})
 	}
 }
+
+// TestJoinUnderLoad has a node join while many clients issue: it catches up with a
+// log that goes on growing, gets its vote, and nothing fails or is lost meanwhile.
+func TestJoinUnderLoad(t *testing.T) {
+	c := authoritytest.StartCluster(t, 3, authoritytest.Options{
+		Bound: 20 * time.Second,
+		Authority: func(cfg *authority.Config) {
+			cfg.TrailingLogs = 2 // it takes a snapshot, and perhaps the next, before the log
+			// The load is on the machine, too: it must not cost the leader its lead.
+			cfg.Peers.Heartbeat = 2 * time.Second
+		},
+	})
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer stop()
+	r, wait := load(ctx, c, 64)
+	r.more(ctx, 1000)
+	leader, err := c.Leader(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := make(chan struct{})
+	var compacting sync.WaitGroup
+	compacting.Go(func() {
+		for {
+			if err := leader.Authority.Compact(ctx); err != nil && !errors.Is(err, raftstore.ErrNothingNew) && ctx.Err() == nil {
+				t.Errorf("compacting: %v", err)
+			}
+			select {
+			case <-joined:
+				return
+			default:
+				r.more(ctx, 200)
+			}
+		}
+	})
+	begun := time.Now()
+	if _, err := c.Add(ctx, api.ClusterTokenRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("it serves after %v", time.Since(begun))
+	if err := c.WaitReady(ctx); err != nil {
+		t.Fatalf("it has no vote: %v", err)
+	}
+	t.Logf("it has its vote after %v", time.Since(begun))
+	close(joined)
+	compacting.Wait()
+	r.more(ctx, 100)
+	stop()
+	wait()
+	for _, err := range r.failed {
+		t.Errorf("a call failed: %v", err)
+	}
+	if err := c.WaitApplied(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.check(t, c)
+	t.Logf("%d tokens, longest wait of a client %v", len(r.issued), r.longest())
+}
