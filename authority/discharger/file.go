@@ -62,7 +62,7 @@ type fileState struct {
 // fileDevice is what is known of a device.
 type fileDevice struct {
 	Device    capability.DeviceID `json:"device"`
-	AKs       []string            `json:"aks"` // TPM Names, hexadecimal
+	AKs       []akName            `json:"aks"`
 	Holder    string              `json:"holder"`
 	Counters  attest.Counters     `json:"counters"`
 	Policy    string              `json:"policy"`
@@ -70,6 +70,18 @@ type fileDevice struct {
 	Attested  time.Time           `json:"attested"`
 	Revoked   string              `json:"revoked,omitempty"` // why
 	RevokedAt time.Time           `json:"revoked_at,omitzero"`
+}
+
+// akName is the TPM Name of an attestation key, in hexadecimal where it is text.
+type akName []byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (n akName) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, n), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (n *akName) UnmarshalText(text []byte) (err error) {
+	*n, err = hex.AppendDecode(nil, text)
+	return err
 }
 
 // fileUsed is a challenge that was answered.
@@ -99,7 +111,7 @@ func (f *File) refresh() error {
 	if err == nil {
 		var b []byte
 		if b, err = readBounded(f.path(), maxStateFile); err == nil {
-			err = api.Decode(b, &state)
+			state, err = parseState(b)
 		}
 	}
 	if err != nil {
@@ -107,6 +119,22 @@ func (f *File) refresh() error {
 	}
 	f.state, f.read = state, info
 	return nil
+}
+
+// parseState refuses a state in which a device comes twice: one record would say
+// that it is revoked, and the other be taken.
+func parseState(b []byte) (state fileState, err error) {
+	if err := api.Decode(b, &state); err != nil {
+		return fileState{}, err
+	}
+	seen := make(map[capability.DeviceID]bool, len(state.Devices))
+	for _, d := range state.Devices {
+		if seen[d.Device] {
+			return fileState{}, fmt.Errorf("device %s comes twice", d.Device)
+		}
+		seen[d.Device] = true
+	}
+	return state, nil
 }
 
 // change makes the next state, and puts it on disk before it returns. No other
@@ -126,9 +154,9 @@ func (f *File) change(next func(fileState) (fileState, error)) error {
 	if err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(&state, "", "  ")
+	b, err := state.text()
 	if err == nil {
-		err = atomicfile.Replace(f.path(), append(b, '\n'))
+		err = atomicfile.Replace(f.path(), b)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrState, err)
@@ -210,7 +238,7 @@ func (f *File) Device(id capability.DeviceID) (*attest.Stored, error) {
 	if d == nil {
 		return nil, nil
 	}
-	return d.stored()
+	return d.stored(), nil
 }
 
 // Devices lists what is known of each device, by id.
@@ -254,6 +282,12 @@ func (f *File) Forget(id capability.DeviceID) (known bool, err error) {
 	return known, err
 }
 
+// text is the file's content, for parseState.
+func (s *fileState) text() ([]byte, error) {
+	b, err := json.MarshalIndent(s, "", "  ")
+	return append(b, '\n'), err
+}
+
 func (s *fileState) find(id capability.DeviceID) *fileDevice {
 	i := slices.IndexFunc(s.Devices, func(d fileDevice) bool { return d.Device == id })
 	if i < 0 {
@@ -287,23 +321,23 @@ func (s fileState) used(challenge [attest.ChallengeIDSize]byte, expires, now tim
 	return s, nil
 }
 
-func (d *fileDevice) stored() (*attest.Stored, error) {
+func (d *fileDevice) stored() *attest.Stored {
 	s := &attest.Stored{Counters: d.Counters, Revoked: d.Revoked != "", Policy: d.Policy, PolicyVersion: d.Version}
-	for _, ak := range d.AKs {
-		name, err := hex.DecodeString(ak)
-		if err != nil {
-			return nil, fmt.Errorf("%w: device %s: %w", ErrState, d.Device, err)
-		}
-		s.AKs = append(s.AKs, name)
+	for _, name := range d.AKs {
+		s.AKs = append(s.AKs, attest.Name(name))
 	}
-	return s, nil
+	return s
 }
 
 func (d *fileDevice) info() api.DeviceInfo {
-	return api.DeviceInfo{
-		Device: d.Device.String(), AKs: d.AKs, Holder: d.Holder, Reset: d.Counters.Reset, Restart: d.Counters.Restart, Clock: d.Counters.Clock,
+	i := api.DeviceInfo{
+		Device: d.Device.String(), Holder: d.Holder, Reset: d.Counters.Reset, Restart: d.Counters.Restart, Clock: d.Counters.Clock,
 		Policy: d.Policy, PolicyVersion: d.Version, Attested: d.Attested, Revoked: d.RevokedAt, Reason: d.Revoked,
 	}
+	for _, name := range d.AKs {
+		i.AKs = append(i.AKs, hex.EncodeToString(name))
+	}
+	return i
 }
 
 // Accept implements Store.
@@ -316,10 +350,8 @@ func (f *File) Accept(_ context.Context, e *Accepted) error {
 		} else if len(s.Devices) >= maxDevices {
 			return s, errFull
 		}
-		stored, err := d.stored()
+		stored := d.stored()
 		switch {
-		case err != nil:
-			return s, err
 		case stored.Revoked:
 			return s, attest.Refuse(attest.ReasonRevoked, "device %s", r.Device)
 		case !r.Activated && !stored.Enrolled(r.AKName):
@@ -328,7 +360,7 @@ func (f *File) Accept(_ context.Context, e *Accepted) error {
 			return s, attest.Refuse(attest.ReasonChallenge, "newer evidence of this device came first")
 		}
 		if !stored.Enrolled(r.AKName) {
-			d.AKs = append(slices.Clone(d.AKs), hex.EncodeToString(r.AKName))
+			d.AKs = append(slices.Clone(d.AKs), akName(r.AKName))
 			d.AKs = d.AKs[max(0, len(d.AKs)-attest.MaxAKs):]
 		}
 		now := f.now()

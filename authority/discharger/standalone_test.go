@@ -321,11 +321,16 @@ func TestFilesOfItsOwn(t *testing.T) {
 	if _, err := discharger.OpenCertificates(dir, nil, time.Now); !errors.Is(err, discharger.ErrKeys) {
 		t.Errorf("a CA that others can read: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "state.json"), []byte(`{"devices":[],"used":[],"more":1}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := discharger.OpenFile(dir, time.Now); !errors.Is(err, discharger.ErrState) {
-		t.Errorf("a state that is none: %v", err)
+	device := `{"device":"` + capability.DeviceID{1}.String() + `"}`
+	for name, state := range map[string]string{
+		"none": `{"devices":[],"used":[],"more":1}`, "a device twice": `{"devices":[` + device + `,` + device + `],"used":[]}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "state.json"), []byte(state), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := discharger.OpenFile(dir, time.Now); !errors.Is(err, discharger.ErrState) {
+			t.Errorf("a state with %s: %v", name, err)
+		}
 	}
 }
 
