@@ -566,13 +566,16 @@ func (a *Authority) lastVoter(id string) bool {
 }
 
 // RemoveNode removes a node for good: its name and its key never come back.
-// Without force it is refused when the rest would lose its majority.
+// Without force it is refused when the rest would lose its majority. One that is
+// removed already is not an error: the first answer may have been lost, with the node.
 func (a *Authority) RemoveNode(ctx context.Context, c Call, id string, force bool) error {
 	r, err := a.member(id)
-	if err != nil {
+	switch {
+	case r.State == state.MemberRemoved:
+		return nil
+	case err != nil:
 		return err
-	}
-	if a.lastVoter(id) {
+	case a.lastVoter(id):
 		return &Error{Code: api.CodeConflict, Detail: "it is the last voter"}
 	}
 	before := r

@@ -207,6 +207,13 @@ func TestRemovedNodeIsShutOut(t *testing.T) {
 			t.Errorf("promoting a removed node: %v", err)
 		}
 	}
+	// Who got no answer asks again.
+	if err := root.RemoveNode(t.Context(), out.Name, false); err != nil {
+		t.Errorf("removing a removed node: %v", err)
+	}
+	if err := root.RemoveNode(t.Context(), "nobody", false); !errors.Is(err, api.CodeNotFound) {
+		t.Errorf("removing a node that never was: %v", err)
+	}
 	c.Mint(t, "corp", "agent") // the two that are left are a quorum
 	// The last but one can go too; the last cannot.
 	followers, err = c.Followers(t.Context())
