@@ -2,12 +2,16 @@ package authoritytest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/authoritytest"
 	"github.com/writ-dev/writ/authority/client"
@@ -170,4 +174,61 @@ func TestFailoverUnderLoad(t *testing.T) {
 	}
 	r.check(t, c)
 	t.Logf("%d tokens, longest wait of a client %v", len(r.issued), r.longest())
+}
+
+// TestCallOutlivesItsLeader kills the leader while it works on a call that a follower
+// passed on to it. With a request id the next leader is asked, which is harmless;
+// without one nobody is, since the change may have been made.
+func TestCallOutlivesItsLeader(t *testing.T) {
+	for _, id := range []string{"a request id", ""} {
+		c := authoritytest.StartCluster(t, 3, authoritytest.Options{Bound: 20 * time.Second})
+		leader, err := c.Leader(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		followers, err := c.Followers(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := make(chan struct{})
+		leader.Authority.HandleForwarded(func(ctx context.Context, _ *authority.Forwarded) *authority.Answer {
+			close(begun)
+			<-ctx.Done()
+			return new(authority.Answer)
+		})
+		var again atomic.Int64
+		followers[1].Authority.HandleForwarded(func(context.Context, *authority.Forwarded) *authority.Answer {
+			again.Add(1)
+			return new(authority.Answer)
+		})
+		call := &authority.Forwarded{Header: make(map[string][]string)}
+		if id != "" {
+			call.Header[http.CanonicalHeaderKey(api.HeaderRequestID)] = []string{id}
+		}
+		asked := followers[0].Authority
+		type outcome struct {
+			answer *authority.Answer
+			err    error
+		}
+		done := make(chan outcome, 1)
+		go func() {
+			answer, err := asked.Forward(t.Context(), call)
+			done <- outcome{answer, err}
+		}()
+		<-begun
+		if err := leader.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		got := <-done
+		switch {
+		case id == "":
+			if !errors.Is(got.err, api.CodeIndeterminate) || again.Load() != 0 {
+				t.Errorf("without a request id: %v, and asked again %d times", got.err, again.Load())
+			}
+		case got.err != nil:
+			t.Errorf("with a request id: %v", got.err)
+		case got.answer == nil != asked.Leads(), got.answer != nil && again.Load() != 1:
+			t.Errorf("with a request id: %+v, asked again %d times; it leads itself: %v", got.answer, again.Load(), asked.Leads())
+		}
+	}
 }

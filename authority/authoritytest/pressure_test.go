@@ -19,14 +19,19 @@ import (
 )
 
 // TestBackPressure asks for more than the nodes take, on every node: issues are
-// refused with 429 and Retry-After, revocations go through meanwhile, a client
-// waits as long as it is told and gets through, and afterwards all is as before.
+// refused with 429 and Retry-After, revocations, leases and reads go through
+// meanwhile, a client waits as long as it is told and gets through, and afterwards
+// all is as before.
 func TestBackPressure(t *testing.T) {
 	c := authoritytest.StartCluster(t, 3, authoritytest.Options{
 		Limits: server.Limits{Issues: 2}, Bound: 20 * time.Second,
 		// The load is on the machine, too: it must not cost the leader its lead.
-		Authority: func(cfg *authority.Config) { cfg.Peers.Heartbeat = 5 * time.Second },
+		Authority: func(cfg *authority.Config) { cfg.Peers.Heartbeat = 10 * time.Second },
 	})
+	credential, err := c.Join(t.Context(), api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ask := api.IssueRequest{Audience: "corp", Subject: "agent", Owner: "o", Purpose: "p"}
 	var issued []capability.TokenID
 	for range 3 * 5 {
@@ -81,6 +86,27 @@ func TestBackPressure(t *testing.T) {
 		}
 	}
 	t.Logf("the slowest of %d revocations took %v", len(issued), slowest)
+	// So have reads and leases; and no node takes itself for anything but healthy.
+	set := parse(t, c.Mint(t, "corp", "agent", "max-calls 3").Token)
+	for i, n := range c.Nodes {
+		if err := n.Authority.Ready(ctx); err != nil {
+			t.Errorf("%s under load is not ready: %v", n.Name, err)
+		}
+		read, err := impatient[i].Tokens(ctx, client.TokenQuery{Subject: "agent", Linearizable: true})
+		if err != nil || len(read.Tokens) == 0 {
+			t.Errorf("reading at %s under load: %v", n.Name, err)
+		}
+		cfg := c.Config(credential)
+		cfg.Addrs, cfg.Attempts, cfg.Timeout = []string{n.Addr}, 1, 20*time.Second
+		service, err := client.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer service.Close()
+		if _, err := service.Lease(ctx, api.LeaseRequest{Macaroon: set, Want: 1}); err != nil {
+			t.Errorf("leasing at %s under load: %v", n.Name, err)
+		}
+	}
 	// A client that is told to wait a second does, and gets through.
 	waits := new(retries)
 	cfg := c.Config(c.RootToken)
