@@ -1,7 +1,6 @@
 package authority
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -132,66 +131,6 @@ func TestDataDirIsWorthNothingWithoutItsKey(t *testing.T) {
 	}
 	if _, _, err := Open(t.Context(), cfg); !errors.Is(err, ErrKeyFile) {
 		t.Errorf("a key file for everyone: %v", err)
-	}
-}
-
-// TestNoSecretOnDisk looks for the root token and its key, and every master, in
-// all files of the data directory.
-func TestNoSecretOnDisk(t *testing.T) {
-	cfg := testConfig(t)
-	a, formed, err := Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := callerOf(t, a, formed.RootToken)
-	resp, err := a.Issue(t.Context(), Call{Caller: root}, issueRequest("action read"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	secrets := map[string][]byte{}
-	for name, text := range map[string]string{"root token": formed.RootToken, "token": resp.Token} {
-		raw := parse(t, text).Bytes()
-		secrets[name+"'s signature"] = raw[len(raw)-32:]
-	}
-	for name, p := range map[string]openedName{"master": {"master", 1}, "admin secret": {"admin", 1 << 31}, "audit seed": {"audit", 1}} {
-		s, err := a.keys.secret(p.purpose, p.epoch)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if secrets[name], err = s.Expose(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ca, err := a.keys.issuer()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if secrets["CA key"], err = ca.key.Bytes(); err != nil {
-		t.Fatal(err)
-	}
-	closeNode(t, a)
-	files := 0
-	err = filepath.WalkDir(cfg.Dir, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		files++
-		if info, err := d.Info(); err != nil || info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v", path, info.Mode())
-		}
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		for name, secret := range secrets {
-			if bytes.Contains(b, secret) {
-				t.Errorf("%s holds the %s", path, name)
-			}
-		}
-		return nil
-	})
-	if err != nil || files < 4 {
-		t.Fatalf("%d files, %v", files, err)
 	}
 }
 
