@@ -328,6 +328,44 @@ func TestPingsShareReads(t *testing.T) {
 	}
 }
 
+// TestPingsAreBounded: of those that wait for their pong a stream takes sixteen; how
+// fast it is asked makes a node remember no more.
+func TestPingsAreBounded(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	l := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}})
+	l.upTo(t, endOfSnapshot)
+	most, pongs := 0, 0
+	for taken := 1; taken <= 10*maxPendingPings; taken++ {
+		l.ping(t, uint64(taken))
+		for more := true; more; { // what came before this ping was taken
+			select {
+			case e := <-l.events:
+				if e.Pong != nil {
+					pongs++
+				}
+			default:
+				more = false
+			}
+		}
+		most = max(most, taken-pongs)
+	}
+	if most > maxPendingPings {
+		t.Errorf("%d pings waited at a time", most)
+	}
+}
+
+// TestFeedIsOfItsIncarnation: one that was opened before a new incarnation began tells
+// nothing of the new one under the old one's cursor.
+func TestFeedIsOfItsIncarnation(t *testing.T) {
+	a, root := openNode(t, testConfig(t))
+	f := &feed{caller: root, endsMillis: 1 << 60, at: a.cursor()}
+	if err := a.recheck(f); err != nil {
+		t.Fatal(err)
+	}
+	f.at.Incarnation--
+	wantCode(t, a.recheck(f), capability.CodeUnavailable)
+}
+
 // TestNodeRefusesWhenStale: a node that no quorum has confirmed within the bound
 // denies, as every verifier does.
 func TestNodeRefusesWhenStale(t *testing.T) {
