@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -70,6 +71,10 @@ type Config struct {
 	// Addrs are the nodes, "host", "host:port" or "https://host:port", in order
 	// of preference. Required, at most 16.
 	Addrs []string
+	// Shuffle has the client prefer the nodes in an order of its own, by chance. Many
+	// clients with one list would all be at its first nodes, and where one of these
+	// dies, all at the next.
+	Shuffle bool
 	// CAFingerprint is the SHA-256 of the cluster's CA certificate in DER: 64
 	// hex digits, colons and a leading "sha256:" allowed. Required.
 	CAFingerprint string
@@ -162,6 +167,9 @@ func New(cfg Config) (*Client, error) {
 			return nil, err
 		}
 		c.bases = append(c.bases, base)
+	}
+	if cfg.Shuffle {
+		mathrand.Shuffle(len(c.bases), func(i, k int) { c.bases[i], c.bases[k] = c.bases[k], c.bases[i] })
 	}
 	if c.cfg.Timeout <= 0 {
 		c.cfg.Timeout = 10 * time.Second
