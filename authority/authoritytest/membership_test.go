@@ -3,6 +3,7 @@ package authoritytest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/writ-dev/writ/authority"
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/authoritytest"
+	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/raftstore"
 )
 
@@ -229,4 +231,47 @@ func TestJoinUnderLoad(t *testing.T) {
 	}
 	r.check(t, c)
 	t.Logf("%d tokens, longest wait of a client %v", len(r.issued), r.longest())
+}
+
+// TestReplicaKeepsFeedsOffTheVoters has services follow a node without a vote: what
+// is revoked reaches them all through it, and the voters have none of their feeds and
+// pings, but a read for many of these.
+func TestReplicaKeepsFeedsOffTheVoters(t *testing.T) {
+	const services = 20
+	c := authoritytest.StartCluster(t, 3, authoritytest.Options{Bound: 4 * time.Second})
+	voters := append([]*authoritytest.ClusterNode(nil), c.Nodes...)
+	node, err := c.Add(t.Context(), api.ClusterTokenRequest{Replica: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	token := c.Mint(t, "corp", "agent")
+	set := parse(t, token.Token)
+	verify := make([]func(context.Context, []byte) error, services)
+	for i := range verify {
+		verify[i] = guard(t, c.Replica(t, fmt.Sprintf("service-%d", i), []string{"corp"}, node))
+		until(t, "it is accepted", func() bool { return verify[i](t.Context(), set) == nil })
+	}
+	begun := node.Authority.Metrics()
+	until(t, "they have pinged", func() bool { return node.Authority.Metrics().Pongs > begun.Pongs+4*services })
+	root := c.Root()
+	defer root.Close()
+	if _, err := root.Revoke(t.Context(), api.RevokeRequest{Kind: api.RevokeToken, Token: token.ID.String(), Reason: "test"}); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range verify {
+		until(t, fmt.Sprintf("service %d refuses it", i), func() bool { return errors.Is(v(t.Context(), set), capability.CodeRevoked) })
+	}
+	for _, n := range voters {
+		if m := n.Authority.Metrics(); m.Streams != 0 || m.Pings != 0 {
+			t.Errorf("%s, a voter, has %d feeds and got %d pings", n.Name, m.Streams, m.Pings)
+		}
+	}
+	m := node.Authority.Metrics()
+	t.Logf("%d feeds, and %d reads for %d pongs", m.Streams, m.ReadIndexes-begun.ReadIndexes, m.Pongs-begun.Pongs)
+	if m.Streams < services || 2*(m.ReadIndexes-begun.ReadIndexes) > m.Pongs-begun.Pongs {
+		t.Errorf("%d feeds, and %d reads for %d pongs", m.Streams, m.ReadIndexes-begun.ReadIndexes, m.Pongs-begun.Pongs)
+	}
 }
