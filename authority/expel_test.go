@@ -178,6 +178,18 @@ func TestCompromisedNode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	services, err := root.Tokens(t.Context(), client.TokenQuery{Audience: api.AdminAudience, Subject: "service:files"})
+	if err != nil || len(services.Tokens) != 1 {
+		t.Fatal(services, err)
+	}
+	stolenService, err := stolen.Registered(services.Tokens[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stolenDischarger := dischargerOf(t, stolen)
+	if list, err := root.Dischargers(t.Context()); err != nil || !bytes.Equal(list.Dischargers[0].PublicKey, stolenDischarger) {
+		t.Fatalf("the discharger's key before: %+v, %v", list, err)
+	}
 	impostor := impersonate(t, stolen)
 
 	// Until something is done about it, all of it works.
@@ -189,6 +201,9 @@ func TestCompromisedNode(t *testing.T) {
 	}
 	if _, err := authority.MemberRoot(t.Context(), running); err != nil {
 		t.Fatalf("the node's key before: %v", err)
+	}
+	if err := feeds(t, c, stolenService.Text()); err != nil {
+		t.Fatalf("a service's credential before: %v", err)
 	}
 	if n, err := stolen.Opens(c.Node("n1").Authority, running); err != nil || n < 6 {
 		t.Fatalf("%d of the keys open before: %v", n, err)
@@ -275,18 +290,47 @@ func TestCompromisedNode(t *testing.T) {
 		}
 	})
 	t.Run("credentials", func(t *testing.T) {
+		budget := c.Mint(t, "corp", "agent", "max-calls 1")
 		for name, token := range map[string]string{
-			"root": oldRoot, "the thief's root": stolenRootNow, "forged": forged(t, stolen, "writ", "root", 1<<31, 1<<31),
+			"of a service": stolenService.Text(), "root": oldRoot, "the thief's root": stolenRootNow, "forged": forged(t, stolen, "writ", "root", 1<<31, 1<<31),
 			"forged of the next epoch": forged(t, stolen, "writ", "root", 1<<31, 1<<31+1),
 		} {
 			own := c.Client(token)
-			if _, err := own.Cluster(t.Context()); err == nil {
-				t.Errorf("the credential %s is good", name)
+			for what, try := range map[string]func() error{
+				"the cluster's status": func() error { _, err := own.Cluster(t.Context()); return err },
+				"its feed":             func() error { return feeds(t, c, token) },
+				"its keys":             func() error { _, err := own.Keys(t.Context(), "corp"); return err },
+				"a renewal":            func() error { _, err := own.Renew(t.Context()); return err },
+				"a token": func() error {
+					_, err := own.Issue(t.Context(), api.IssueRequest{Audience: "corp", Subject: "x", Owner: "x", Purpose: "x"})
+					return err
+				},
+				"a lease": func() error {
+					_, err := own.Lease(t.Context(), api.LeaseRequest{Macaroon: parse(t, budget.Token).Bytes(), Want: 1})
+					return err
+				},
+				"a backup":        func() error { return own.SaveSnapshot(t.Context(), new(bytes.Buffer)) },
+				"a token to join": func() error { _, err := own.ClusterToken(t.Context(), api.ClusterTokenRequest{}); return err },
+				"the audit log":   func() error { _, err := own.AuditRecords(t.Context(), 0, 1); return err },
+				"another's end":   func() error { return own.RemoveNode(t.Context(), "n2", false) },
+				"another recovery": func() error {
+					_, err := own.SetRecovery(t.Context(), api.RecoveryRequest{Recipient: identityOf(t, running).Recipient().String()})
+					return err
+				},
+			} {
+				if err := try(); !errors.Is(err, capability.CodeRevoked) && !errors.Is(err, capability.CodeUnknownKey) && !errors.Is(err, capability.CodeBadSignature) {
+					t.Errorf("the credential %s gets %s: %v", name, what, err)
+				}
 			}
 			own.Close()
 		}
 		if _, err := again.Join(t.Context(), api.JoinRequest{Name: "mail", JoinSecret: pending.JoinSecret}); err == nil {
 			t.Error("a join secret of before is good")
+		}
+	})
+	t.Run("discharger", func(t *testing.T) {
+		if list, err := again.Dischargers(t.Context()); err != nil || bytes.Equal(list.Dischargers[0].PublicKey, stolenDischarger) {
+			t.Errorf("caveats are still made for the key that was stolen: %+v, %v", list, err)
 		}
 	})
 	t.Run("peer", func(t *testing.T) {
@@ -420,6 +464,39 @@ func listen(t *testing.T) net.Listener {
 	}
 	t.Cleanup(func() { ln.Close() })
 	return ln
+}
+
+// dischargerOf is the public half of the discharger's key that was stolen.
+func dischargerOf(t *testing.T, s *authority.Stolen) []byte {
+	t.Helper()
+	seed, err := s.Secret("discharger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := capability.NewDischargerKey([32]byte(seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := key.Public()
+	return public[:]
+}
+
+// feeds opens a feed with a credential.
+func feeds(t *testing.T, c *authoritytest.Cluster, token string) error {
+	t.Helper()
+	cfg := c.Config(token)
+	cfg.Addrs, cfg.Attempts = []string{c.Node("n2").Addr}, 1
+	own, err := client.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	f, err := own.Feed(t.Context(), client.FeedRequest{Audiences: []string{"corp"}})
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return nil
 }
 
 // impersonate serves the API with a certificate by the stolen CA. It returns what
