@@ -3,6 +3,7 @@ package authority_test
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -366,4 +367,28 @@ func TestCopiedMember(t *testing.T) {
 	if a, _, err := authority.Open(ctx, whole); err == nil {
 		t.Error("a removed node starts", a.Close())
 	}
+}
+
+// TestBackupAsksAQuorum: a node that may be behind gives no backup, rather than one
+// without what was acknowledged elsewhere.
+func TestBackupAsksAQuorum(t *testing.T) {
+	c := authoritytest.StartCluster(t, 3)
+	followers, err := c.Followers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	save := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		return followers[0].Authority.Backup(ctx, io.Discard)
+	}
+	if err := save(); err != nil {
+		t.Fatal(err)
+	}
+	c.Isolate(followers[0].Name)
+	if err := save(); err == nil {
+		t.Error("a node that is cut off gives a backup")
+	}
+	c.Heal()
+	until(t, "the node gives a backup again", func() bool { return save() == nil })
 }

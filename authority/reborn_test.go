@@ -18,6 +18,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/audit"
 	"github.com/writ-dev/writ/authority/seal"
+	"github.com/writ-dev/writ/authority/state"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/raftstore"
 )
@@ -132,6 +133,9 @@ func TestRestoreLetsNothingComeBack(t *testing.T) {
 		n, _ := openNode(t, next)
 		if n.CAFingerprint() != a.CAFingerprint() || reborn.CAFingerprint != a.CAFingerprint() {
 			t.Error("clients that pin the CA are locked out")
+		}
+		if e := n.machine.Epochs(); keep != nil && (e[0].Until != e[1].MintsFrom+state.MaxTTL.Milliseconds()+2*cfg.Bound.Milliseconds() || e[0].Revoked) {
+			t.Errorf("a kept epoch mints no more, and ends with its last token: %+v", e)
 		}
 		newRoot := callerOf(t, n, reborn.RootToken)
 		var g capability.Grant
@@ -252,12 +256,17 @@ func TestBackupOpensForItsRecipientsOnly(t *testing.T) {
 		bad[at] ^= 2
 		sum := sha256.Sum256(bad)
 		bad = append(bad, sum[:]...)
-		f, err := OpenBackup(bytes.NewReader(bad), int64(len(bad)))
-		if err == nil {
-			_, _, err = f.Inspect(identity)
-		}
-		if err == nil {
+		f := openBackup(t, bad)
+		if _, _, err := f.Inspect(identity); err == nil {
 			t.Errorf("byte %d altered, and the checksum mended: accepted", at)
+		}
+		if _, err := Restore(t.Context(), Rebirth{Config: next, Recovery: identity}, f); err == nil {
+			t.Errorf("byte %d altered, and the checksum mended: restored", at)
+		}
+		for _, path := range []string{next.Dir, next.KeyFile} {
+			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("byte %d altered: a refused restore has written %s", at, path)
+			}
 		}
 	}
 	other := bytes.Clone(b)
