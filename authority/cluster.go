@@ -267,6 +267,8 @@ func (a *Authority) keepMembers(ctx context.Context) {
 		a.announce(ctx)
 		if a.store.IsLeader() {
 			a.reconcile(ctx)
+		} else {
+			a.aways.forget()
 		}
 	}
 }
@@ -369,6 +371,7 @@ func (a *Authority) reconcile(ctx context.Context) {
 	servers := make(map[string]raftstore.Member)
 	for _, m := range a.store.Members(ctx) {
 		servers[m.ID] = m
+		a.aways.note(m.ID, m.Err == nil)
 	}
 	for _, r := range a.machine.Members() {
 		m, in := servers[r.ID]
@@ -644,7 +647,7 @@ func (a *Authority) ClusterStatus(ctx context.Context) *api.ClusterStatus {
 		m, in := servers[r.ID]
 		n := api.NodeStatus{
 			Node: r.ID, State: r.State, Voter: m.Voter, Wanted: r.Voter, Leader: m.Leader, Raft: r.Raft, API: r.API,
-			Joined: millis(r.Joined), Answers: in && m.Err == nil, Lag: m.Lag, RoundUs: m.RoundTrip.Microseconds(), DiskFull: m.DiskFull,
+			Joined: millis(r.Joined), Answers: in && m.Err == nil, AwaySeconds: int64(a.aways.of(r.ID).Seconds()), Lag: m.Lag, RoundUs: m.RoundTrip.Microseconds(), DiskFull: m.DiskFull,
 		}
 		switch {
 		case m.Err != nil:

@@ -49,6 +49,7 @@ type Authority struct {
 	peers        *peers  // nil: the node is alone
 	clocks       *clocks // of the quorum; for one that is alone, its own
 	reconcileNow chan struct{}
+	aways        *aways
 
 	stop      context.CancelFunc
 	work      sync.WaitGroup
@@ -172,6 +173,7 @@ func Open(ctx context.Context, cfg Config) (_ *Authority, _ *Bootstrapped, err e
 	a := &Authority{
 		cfg: cfg, started: cfg.Clock(), nobody: capability.NewRootKey([32]byte{}),
 		clocks: newClocks(cfg.Clock, cfg.Boot, cfg.NodeID), recalls: newRecalls(cfg.Boot), reconcileNow: make(chan struct{}, 1),
+		aways: newAways(cfg.Boot),
 	}
 	defer func() {
 		if err != nil {

@@ -58,6 +58,7 @@
 //	GET  /v1/cluster                 read     cluster
 //	POST /v1/cluster/tokens          cluster  nodes
 //	POST /v1/cluster/join            (the single-use join token in the body is the authorization)
+//	POST /v1/cluster/clean-up        cluster  nodes
 //	POST /v1/cluster/nodes/{node}/promote cluster nodes/NODE
 //	POST /v1/cluster/nodes/{node}/demote  cluster nodes/NODE
 //	POST /v1/cluster/nodes/{node}/lead    cluster nodes/NODE

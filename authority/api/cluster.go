@@ -26,21 +26,32 @@ type ClusterStatus struct {
 
 // NodeStatus is one node of the cluster.
 type NodeStatus struct {
-	Node     string    `json:"node"`
-	State    string    `json:"state"` // active, leaving or removed
-	Voter    bool      `json:"voter"` // has a vote now
-	Wanted   bool      `json:"wanted_voter"`
-	Leader   bool      `json:"leader"`
-	Raft     string    `json:"raft"` // host:port for peers
-	API      string    `json:"api,omitempty"`
-	Joined   time.Time `json:"joined"`
-	Answers  bool      `json:"answers"`           // just now
-	Lag      uint64    `json:"lag"`               // log entries that it has yet to apply
-	RoundUs  int64     `json:"round_us"`          // round trip, microseconds
-	SkewMs   int64     `json:"skew_ms"`           // its clock ahead of the quorum's median; the leader knows
-	Version  uint64    `json:"version,omitempty"` // that the node knows; the leader knows
-	DiskFull bool      `json:"disk_full,omitempty"`
-	Error    string    `json:"error,omitempty"` // why it does not answer
+	Node        string    `json:"node"`
+	State       string    `json:"state"` // active, leaving or removed
+	Voter       bool      `json:"voter"` // has a vote now
+	Wanted      bool      `json:"wanted_voter"`
+	Leader      bool      `json:"leader"`
+	Raft        string    `json:"raft"` // host:port for peers
+	API         string    `json:"api,omitempty"`
+	Joined      time.Time `json:"joined"`
+	Answers     bool      `json:"answers"`                // just now
+	AwaySeconds int64     `json:"away_seconds,omitempty"` // for which it has not answered; the leader knows, for as long as it has led
+	Lag         uint64    `json:"lag"`                    // log entries that it has yet to apply
+	RoundUs     int64     `json:"round_us"`               // round trip, microseconds
+	SkewMs      int64     `json:"skew_ms"`                // its clock ahead of the quorum's median; the leader knows
+	Version     uint64    `json:"version,omitempty"`      // that the node knows; the leader knows
+	DiskFull    bool      `json:"disk_full,omitempty"`
+	Error       string    `json:"error,omitempty"` // why it does not answer
+}
+
+// CleanUpRequest asks that nodes be removed for good that have been away.
+type CleanUpRequest struct {
+	AwaySeconds int64 `json:"away_seconds"` // for at least so long, as far as the leader knows; at most a year
+}
+
+// CleanUpResponse says which nodes went.
+type CleanUpResponse struct {
+	Removed []string `json:"removed"`
 }
 
 // ClusterTokenRequest asks for a single-use join token.

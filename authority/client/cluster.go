@@ -43,6 +43,11 @@ func (c *Client) LeadNode(ctx context.Context, node string) (*api.NodeStatus, er
 	return answer[api.NodeStatus](ctx, c, change(nodePath(node, "/lead"), struct{}{}))
 }
 
+// CleanUpNodes removes the nodes that have not answered the leader for so long.
+func (c *Client) CleanUpNodes(ctx context.Context, r api.CleanUpRequest) (*api.CleanUpResponse, error) {
+	return answer[api.CleanUpResponse](ctx, c, change("/v1/cluster/clean-up", r))
+}
+
 // RemoveNode removes a node for good; with force even if the rest may lose its
 // majority.
 func (c *Client) RemoveNode(ctx context.Context, node string, force bool) error {

@@ -20,6 +20,9 @@ func clusterRoutes() []*route {
 		{method: post, pattern: "/v1/cluster/join", id: "joinCluster", summary: "Exchange a join token for a place in the cluster, once",
 			access: "the single-use join token in the body is the authorization", lane: laneRevocations, anonymous: true, limit: 4 << 10,
 			endpoint: withBody[api.ClusterJoinRequest]("", nil, joinCluster)},
+		{method: post, pattern: "/v1/cluster/clean-up", id: "cleanUpNodes", summary: "Remove the nodes that have not answered for so long",
+			action: "cluster", access: "nodes", lane: laneRevocations,
+			endpoint: withBody("cluster", func(*exchange, *api.CleanUpRequest) (resources, error) { return one("nodes") }, cleanUp)},
 		{method: post, pattern: "/v1/cluster/nodes/{node}/promote", id: "promoteNode", summary: "Give a node a vote",
 			action: "cluster", access: "nodes/NODE", lane: laneRevocations, params: node,
 			endpoint: withBody("cluster", bodyNodeAccess, func(x *exchange, _ *struct{}) (*api.NodeStatus, error) { return setVoter(x, true) })},
@@ -57,6 +60,10 @@ func joinCluster(x *exchange, r *api.ClusterJoinRequest) (*api.ClusterJoinRespon
 		return nil, errOverloaded
 	}
 	return x.s.a.JoinCluster(x.ctx(), x.call, r)
+}
+
+func cleanUp(x *exchange, r *api.CleanUpRequest) (*api.CleanUpResponse, error) {
+	return x.s.a.CleanUp(x.ctx(), x.call, r)
 }
 
 func setVoter(x *exchange, voter bool) (*api.NodeStatus, error) {

@@ -26,7 +26,7 @@ const (
 func newCluster(a *app) *cobra.Command {
 	return group("cluster", "form and manage an authority of several nodes",
 		newClusterInit(a), newClusterToken(a), newClusterJoin(a), newClusterStatus(a), newClusterPromote(a), newClusterDemote(a),
-		newClusterTransfer(a), newClusterRemove(a), newClusterSnapshot(a), newClusterRecover(a))
+		newClusterTransfer(a), newClusterRemove(a), newClusterCleanUp(a), newClusterSnapshot(a), newClusterRecover(a))
 }
 
 func newClusterInit(a *app) *cobra.Command {
@@ -174,6 +174,8 @@ func nodeRow(n *api.NodeStatus) []string {
 	switch {
 	case n.State == "removed":
 		role = "-"
+	case !n.Answers && n.AwaySeconds > 0: // else the leader has not asked yet, or is another
+		state = "does not answer for " + (time.Duration(n.AwaySeconds) * time.Second).String()
 	case !n.Answers:
 		state = "does not answer"
 	case n.DiskFull:
@@ -270,6 +272,38 @@ and can be repeated.`,
 	cmd.Flags().BoolVar(&force, "force", false, "even if the rest may lose its majority")
 	cmd.Flags().BoolVar(&compromised, "compromised", false, "leave it nothing that works: every key is replaced, every token and credential ends")
 	cmd.Flags().StringVar(&reason, "reason", "", "`why`, for the audit log; with --compromised")
+	return cmd
+}
+
+func newClusterCleanUp(a *app) *cobra.Command {
+	var conn connection
+	var away time.Duration
+	cmd := &cobra.Command{
+		Use:   "clean-up",
+		Short: "remove the nodes that have been away for long",
+		Long: `Remove for good every node that has not answered for as long as --away says, as far as
+the node that leads knows: it counts from when it began to lead. Nothing is removed
+without this command, or remove: a network that heals must not find its nodes expelled.`,
+		Example: "  writ cluster clean-up --away 72h",
+		Args:    noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if away < time.Second {
+				return usage(cmd, "say for how long a node has to be away: --away 72h")
+			}
+			return ask(a, cmd, &conn, func(ctx context.Context, c *client.Client) (*api.CleanUpResponse, error) {
+				return c.CleanUpNodes(ctx, api.CleanUpRequest{AwaySeconds: int64(away / time.Second)})
+			}, func(p *printer, r *api.CleanUpResponse) {
+				for _, node := range r.Removed {
+					p.line("removed %s", node)
+				}
+				if len(r.Removed) == 0 {
+					a.say(cmd, "no node has been away for so long")
+				}
+			})
+		},
+	}
+	conn.add(cmd)
+	cmd.Flags().DurationVar(&away, "away", 0, "for how `long` a node has not answered, such as 72h")
 	return cmd
 }
 

@@ -13,7 +13,7 @@ import (
 // the order in which they can be run: TestClusterExamples does so, on loopback.
 var clusterExamples = []string{
 	"writ cluster init", "writ cluster token", "writ cluster join", "writ cluster demote", "writ cluster promote",
-	"writ cluster transfer-leader", "writ cluster remove",
+	"writ cluster transfer-leader", "writ cluster clean-up", "writ cluster remove",
 }
 
 var (
