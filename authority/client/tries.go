@@ -44,10 +44,12 @@ type tries struct {
 	answers chan answered // has room for all of them, since nobody may be waiting any more
 }
 
+// answered is what a node answered, or that it is silent.
 type answered struct {
-	node int
-	data []byte
-	err  error
+	node   int
+	silent bool
+	data   []byte
+	err    error
 }
 
 func (c *Client) newTries(k call, id string, body []byte) *tries {
@@ -69,33 +71,76 @@ func (t *tries) next() {
 	}
 }
 
+// run asks the first node on the caller's goroutine: one of its own would have to
+// grow its stack for every call. Only if that node falls silent does another
+// goroutine go on with the others meanwhile.
 func (t *tries) run(ctx context.Context, span trace.Span) ([]byte, error) {
+	if len(t.c.bases) == 1 { // there is nobody else to be asked meanwhile
+		return t.goOn(ctx, span, t.ask(ctx, t.node))
+	}
+	trying, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type outcome struct {
+		data []byte
+		err  error
+	}
+	first, settled := t.node, make(chan outcome, 1)
+	silent := time.AfterFunc(t.c.patience(), func() {
+		defer cancel() // for the one that is silent still
+		data, err := t.goOn(ctx, span, answered{node: first, silent: true})
+		settled <- outcome{data, err}
+	})
+	a := t.ask(trying, first)
+	if silent.Stop() {
+		return t.goOn(ctx, span, a)
+	}
+	t.answers <- a
+	o := <-settled
+	return o.data, o.err
+}
+
+// ask is one attempt at one node.
+func (t *tries) ask(ctx context.Context, node int) answered {
+	began := time.Now()
+	data, err := t.c.attempt(ctx, t.k, t.c.bases[node], t.id, t.body)
+	if err == nil {
+		t.c.took(time.Since(began))
+	}
+	return answered{node: node, data: data, err: err}
+}
+
+// askNext asks a node, and waits for what comes of it.
+func (t *tries) askNext(ctx context.Context) answered {
+	node := t.node
+	if len(t.c.bases) == 1 {
+		return t.ask(ctx, node)
+	}
+	go func() { t.answers <- t.ask(ctx, node) }()
+	return t.await(node)
+}
+
+// goOn takes what the first node said, and asks others, or that one again, while
+// it has to.
+func (t *tries) goOn(ctx context.Context, span trace.Span, a answered) ([]byte, error) {
 	c, nodes := t.c, len(t.c.bases)
+	if a.err == nil && !a.silent {
+		c.first.Store(uint32(a.node))
+		return a.data, nil
+	}
 	trying, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var last, open error // open: of an attempt that may have made the change
 	for attempt := range c.cfg.Attempts {
-		node, base := t.node, c.bases[t.node]
-		ask := func() {
-			began := time.Now()
-			data, err := c.attempt(trying, t.k, base, t.id, t.body)
-			if err == nil {
-				c.took(time.Since(began))
-			}
-			t.answers <- answered{node, data, err}
+		if attempt > 0 {
+			a = t.askNext(trying)
 		}
-		if nodes == 1 {
-			ask() // there is nobody else to be asked meanwhile
-		} else {
-			go ask()
-		}
-		a, fell := t.await(node)
-		if fell {
+		base := c.bases[t.node]
+		if a.silent {
 			span.AddEvent("silent", trace.WithAttributes(attribute.String("server.address", base)))
 			c.log.LogAttrs(ctx, levelRetry, "a node of the authority is silent", strAttr("node", base), strAttr("path", t.k.path))
 			last = fmt.Errorf("%s: no answer in %v", strings.TrimPrefix(base, "https://"), c.patience())
 			open = last
-			t.silent |= 1 << node
+			t.silent |= 1 << t.node
 			t.next()
 			continue
 		}
@@ -152,19 +197,18 @@ func unknown(err error) bool {
 }
 
 // await waits for the answer of a node, or for one that is no error of a silent
-// one. fell reports that the node has not answered for so long that another is to
-// be asked.
-func (t *tries) await(node int) (a answered, fell bool) {
+// one, or until the node has been silent for so long that another is to be asked.
+func (t *tries) await(node int) answered {
 	patience := time.NewTimer(t.c.patience())
 	defer patience.Stop()
 	for due := false; ; {
 		if due && t.spare() {
-			return answered{}, true
+			return answered{node: node, silent: true}
 		}
 		select {
 		case a := <-t.answers:
 			if a.node == node || a.err == nil {
-				return a, false
+				return a
 			}
 			t.silent &^= 1 << a.node
 		case <-patience.C:

@@ -132,7 +132,7 @@ func TestNobodyIsLeftBehind(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if _, err := c.Status(ctx); err == nil { //DBG
+		if _, err := c.Status(ctx); err == nil {
 			t.Error("answered by nobody")
 		}
 		if asked[0].Load() == 0 || asked[1].Load() < 3 {
@@ -174,6 +174,7 @@ func TestMayHaveBeenDone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := testClient(t, Config{Addrs: []string{k.first, k.then}, CAFingerprint: ca.pin(), Attempts: 2})
+			c.typical.Store(int64(time.Minute)) // a machine that is busy makes no node silent
 			var err error
 			if k.read {
 				_, err = c.Status(t.Context())
