@@ -32,6 +32,8 @@ const (
 	maxBatch      = 256       // changes that share a log entry
 	maxBatchBytes = 512 << 10 // half of what raftstore takes
 	maxStampTries = 3
+	gatherLooks   = 16 // at who has come, in the time that a batch takes, which counts as at most
+	maxGather     = 16 * time.Millisecond
 )
 
 // change is one command on its way: stamped and composed by the proposer alone.
@@ -56,8 +58,10 @@ type outcome struct {
 
 // proposer is the one that proposes: it gives every change its stamp, in the
 // order in which they enter the log, and has changes that wait at the same
-// time share a log entry and its fsync. One batch is composed while the one
-// before is on its way.
+// time share a log entry and its fsync. A batch is composed once the one before
+// has been answered, and not before: what is composed early leaves without those
+// who come while it waits, and an entry takes a node nearly as much work with
+// ten changes as with fifty.
 type proposer struct {
 	store   *raftstore.Store
 	machine *state.Machine
@@ -69,11 +73,13 @@ type proposer struct {
 	may func(now time.Time) error
 
 	queues [lanes]chan *change
-	batch  chan []*composed
 	stop   chan struct{}
 	idle   sync.WaitGroup
 
-	least int64 // the least stamp of the next change; the composing goroutine's
+	// The proposing goroutine's:
+	least    int64         // the least stamp of the next change
+	took     time.Duration // the last batch
+	expected int           // changes soon after it: those that it answered, and those that came meanwhile
 
 	proposals, entries, refusals atomic.Uint64
 }
@@ -86,12 +92,11 @@ type composed struct {
 func newProposer(store *raftstore.Store, machine *state.Machine, clock func() time.Time, free func() (uint64, error), may func(now time.Time) error) *proposer {
 	p := &proposer{
 		store: store, machine: machine, clock: clock, free: free, may: may,
-		batch: make(chan []*composed), stop: make(chan struct{}),
+		stop: make(chan struct{}),
 	}
 	for i := range p.queues {
 		p.queues[i] = make(chan *change, laneSize)
 	}
-	p.idle.Go(p.composeAll)
 	p.idle.Go(p.proposeAll)
 	return p
 }
@@ -189,33 +194,63 @@ func (p *proposer) waiting() *change {
 	return nil
 }
 
-func (p *proposer) composeAll() {
-	defer close(p.batch)
+func (p *proposer) proposeAll() {
 	for {
 		c := p.next()
 		if c == nil {
 			return
 		}
-		now := p.clock()
-		refused := p.may(now)
-		if refused == nil {
-			p.least = max(p.least, p.machine.Stamp(), now.UnixMilli())
+		p.gather(c)
+		batch := p.compose(c)
+		if len(batch) == 0 {
+			continue
 		}
-		var batch []*composed
-		free := p.space()
-		for size := 0; c != nil; c = p.waiting() {
-			if b := p.composeOne(c, free, refused); b != nil {
-				batch = append(batch, b)
-				size += len(b.command)
-			}
-			if len(batch) == maxBatch || size >= maxBatchBytes {
-				break
-			}
+		began := time.Now()
+		p.proposeBatch(batch)
+		p.took, p.expected = time.Since(began), len(batch)+len(p.queues[laneIssue])
+	}
+}
+
+// gather waits a little for those who were answered with the last batch and come
+// again: to leave half of them behind is to have two batches go for every one.
+// Nobody waits for more than three quarters of what the last batch took, nor
+// longer than others keep coming, nor with a revocation or a lease; and who comes
+// alone does not wait.
+func (p *proposer) gather(first *change) {
+	look := min(p.took, maxGather) / gatherLooks
+	waiting, quiet := 0, 0
+	for range gatherLooks * 3 / 4 {
+		now := len(p.queues[laneIssue])
+		if now > waiting {
+			waiting, quiet = now, 0
 		}
-		if len(batch) > 0 {
-			p.batch <- batch
+		if first.lane != laneIssue || now+1 >= min(p.expected, maxBatch) || quiet == gatherLooks/4 ||
+			len(p.queues[laneRevoke]) != 0 || len(p.queues[laneLease]) != 0 {
+			return
+		}
+		quiet++
+		time.Sleep(look)
+	}
+}
+
+// compose makes a batch of a change and of those that wait behind it.
+func (p *proposer) compose(c *change) (batch []*composed) {
+	now := p.clock()
+	refused := p.may(now)
+	if refused == nil {
+		p.least = max(p.least, p.machine.Stamp(), now.UnixMilli())
+	}
+	free := p.space()
+	for size := 0; c != nil; c = p.waiting() {
+		if b := p.composeOne(c, free, refused); b != nil {
+			batch = append(batch, b)
+			size += len(b.command)
+		}
+		if len(batch) == maxBatch || size >= maxBatchBytes {
+			break
 		}
 	}
+	return batch
 }
 
 // composeOne stamps and encodes a change, unless it is refused, or so many bytes
@@ -247,12 +282,6 @@ func (p *proposer) composeOne(c *change, free uint64, err error) *composed {
 		p.least++
 	}
 	return &composed{c, command}
-}
-
-func (p *proposer) proposeAll() {
-	for batch := range p.batch {
-		p.proposeBatch(batch)
-	}
 }
 
 func (p *proposer) proposeBatch(batch []*composed) {
