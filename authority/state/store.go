@@ -111,11 +111,16 @@ func (w writer) get(bucket, key []byte) []byte { return w.tx.Bucket(bucket).Get(
 const fill = 0.9
 
 func (w writer) put(bucket, key, value []byte) {
-	b := w.tx.Bucket(bucket)
-	b.FillPercent = fill
-	if old := b.Get(key); old != nil {
+	if old := w.get(bucket, key); old != nil {
 		w.content.mix(bucket, key, old)
 	}
+	w.add(bucket, key, value)
+}
+
+// add is put for a key that is known to be new.
+func (w writer) add(bucket, key, value []byte) {
+	b := w.tx.Bucket(bucket)
+	b.FillPercent = fill
 	w.content.mix(bucket, key, value)
 	check(b.Put(key, value))
 }

@@ -136,7 +136,7 @@ func (a *applier) issue(h *Header, r *TokenRecord, caveats []string) (*TokenReco
 // register puts a checked record into the registry and tells the feed.
 func (a *applier) register(h *Header, r *TokenRecord) {
 	r.IssuedBy, r.Request, r.Body, r.Index = h.Actor.Name, h.Request, h.Body, a.index
-	a.w.put(bucketTokens, r.ID[:], encoded(r))
+	a.w.add(bucketTokens, r.ID[:], encoded(r))
 	a.tokens.add(r)
 	if r.Parent != nil {
 		a.tokens.link(r.ID, r.Parent.Token)
