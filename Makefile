@@ -32,9 +32,9 @@ test: setup ## vet, and run every test under the race detector
 	$(GO) vet ./...
 	$(GO) test -race -timeout 9m ./...
 
-lint: ## run the linters of .golangci.yml, pinned in .ci/tools, and check the manifests against Kubernetes' types
+lint: ## run the linters of .golangci.yml, pinned in .ci/tools, and check the manifests against Kubernetes' types, the dashboard against Grafana's
 	$(GO) tool -modfile=$(TOOLS) golangci-lint run ./...
-	cd .ci/manifests && $(GO) run . $(CURDIR)/deploy/kubernetes/writ.yaml
+	cd .ci/manifests && $(GO) run . $(CURDIR)/deploy/kubernetes/writ.yaml $(CURDIR)/deploy/grafana/writ.json
 
 BENCH = $(GO) test -run '^$$' -benchmem -benchtime $(BENCHTIME) -count $(COUNT)
 
