@@ -214,6 +214,13 @@ func TestRemovedNodeIsShutOut(t *testing.T) {
 	if err := root.RemoveNode(t.Context(), "nobody", false); !errors.Is(err, api.CodeNotFound) {
 		t.Errorf("removing a node that never was: %v", err)
 	}
+	// A retry, of a call whose answer was lost, finds it done.
+	if err := root.RemoveNode(t.Context(), out.Name, false); err != nil {
+		t.Errorf("removing it again: %v", err)
+	}
+	if err := root.RemoveNode(t.Context(), "n9", false); !errors.Is(err, api.CodeNotFound) {
+		t.Errorf("removing nobody: %v", err)
+	}
 	c.Mint(t, "corp", "agent") // the two that are left are a quorum
 	// The last but one can go too; the last cannot.
 	followers, err = c.Followers(t.Context())
