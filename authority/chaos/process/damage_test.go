@@ -45,15 +45,31 @@ func (r *campaign) damage(ctx context.Context, n *node, what string, mustRefuse 
 	r.t.Logf("%s of %s: %v", what, n.name, err)
 	if err == nil {
 		// It may find what is wrong only when it needs it.
-		if err := r.settle(ctx); err == nil {
-			return nothing, nil
-		}
-		select {
-		case <-n.exited:
-			n.cmd = nil
-		default:
-			r.violated("%s: %s neither ends nor works", what, n.name)
+		settling, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func(exited chan struct{}) {
+			select {
+			case <-exited:
+				cancel()
+			case <-settling.Done():
+			}
+		}(n.exited)
+		if err := r.settle(settling); err == nil {
+			c := r.client(n)
+			defer c.Close()
+			if _, err = trail(ctx, c); err == nil {
+				return nothing, nil
+			}
+			r.t.Logf("the audit log of %s: %v", n.name, err) // which is not read to start
 			n.kill()
+		} else {
+			select {
+			case <-n.exited:
+				n.cmd = nil
+			default:
+				r.violated("%s: %s neither ends nor works", what, n.name)
+				n.kill()
+			}
 		}
 	}
 	r.refused++
@@ -91,9 +107,9 @@ func (r *campaign) flippedMeta(ctx context.Context, s scene) (undo, error) {
 	})
 }
 
-// flipped flips a bit of what is written in one of these files of a node, which
-// have patterns as in path.Match.
-func flipped(patterns ...string) func(*campaign, context.Context, scene) (undo, error) {
+// flipped flips a bit of what is written in a file of a node, which has a pattern as
+// in path.Match.
+func flipped(pattern string) func(*campaign, context.Context, scene) (undo, error) {
 	return func(r *campaign, ctx context.Context, s scene) (undo, error) {
 		n := s.follower
 		random := rand.New(rand.NewPCG(s.choice, 0))
@@ -101,21 +117,14 @@ func flipped(patterns ...string) func(*campaign, context.Context, scene) (undo, 
 		waiting, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		if err := until(waiting, "a file to damage", func() error { // a snapshot comes after a while
-			for _, p := range patterns {
-				found, err := filepath.Glob(filepath.Join(n.data(), "writ", p))
-				if err != nil {
-					return err
-				}
-				files = append(files, found...)
+			var err error
+			if files, err = filepath.Glob(filepath.Join(n.data(), "writ", pattern)); err == nil && len(files) == 0 {
+				err = fmt.Errorf("none is %s", pattern)
 			}
-			if len(files) == 0 {
-				return fmt.Errorf("none of %v", patterns)
-			}
-			return nil
+			return err
 		}); err != nil {
 			return nothing, err
 		}
-		slices.Sort(files)
 		for range 100 {
 			path := files[random.IntN(len(files))]
 			b, err := os.ReadFile(path)
@@ -140,7 +149,7 @@ func flipped(patterns ...string) func(*campaign, context.Context, scene) (undo, 
 				return flip(path, int64(off), 1<<random.IntN(8))
 			})
 		}
-		return nothing, fmt.Errorf("nothing to flip in %v", patterns)
+		return nothing, fmt.Errorf("nothing to flip in %s", pattern)
 	}
 }
 
