@@ -33,7 +33,7 @@ func campaignBinary(t *testing.T) string {
 	t.Helper()
 	built.once.Do(func() {
 		files := make(map[string]string)
-		if built.err = errors.Join(fix(t, files), plant(files)); built.err != nil {
+		if built.err = errors.Join(fix(t.Context(), files), plant(files)); built.err != nil {
 			return
 		}
 		dir, err := place()
@@ -76,9 +76,7 @@ func build(ctx context.Context, dir string, files map[string]string) (string, er
 		return "", err
 	}
 	path := filepath.Join(dir, "chaos.test")
-	compile := exec.CommandContext(ctx, "go", "test", "-c", "-overlay", list, "-o", path, ".")
-	compile.Env = append(os.Environ(), "CGO_ENABLED=0") // C has threads of its own
-	if out, err := compile.CombinedOutput(); err != nil {
+	if out, err := goCommand(ctx, "test", "-c", "-overlay", list, "-o", path, ".").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
 	}
 	return path, nil

@@ -63,8 +63,8 @@ func tear(path string, synced int64, part float64) error {
 // flip has one bit of a node's files turn over while it is down. A node that
 // notices is replaced by another; one that does not must be as good as before.
 func flip(s *sim, ctx context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
-	if s.made > voters {
-		return kill(s, ctx, n, r) // there is no place for another node
+	if s.made == voters+spare {
+		return nothing, nil, errNotMade // there is no place for another node
 	}
 	if err := n.kill(); err != nil {
 		return nil, nil, err

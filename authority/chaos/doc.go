@@ -13,15 +13,18 @@
 // a flipped bit, clocks that jump beyond the longest life of a token with a failover
 // after, rolling restarts, replaced nodes, votes taken and given back, guards that
 // crash, are cut off, or hear late. A quarter of
-// all calls is repeated, some seconds late. Last comes what ends all tokens: the cluster
-// is restored from a backup, or is without a quorum until all certificates have expired.
+// all calls is repeated, some seconds late. A fault that met nobody, or for which there
+// was no occasion, does not count. Last comes an end: under load, the cluster is lost and
+// restored from an older backup, with or without an epoch that goes on, and works again; or
+// it is without a quorum until all certificates have expired.
 //
 // The package holds tests only. TestSim runs seeds in its own process, under the race
 // detector. All others (TestReproduced, TestAllFaults, TestPlanted, which has the
 // campaign find bugs that are put into copies of the source, and make chaos) run each
 // seed in a process of its own, built on a Go runtime without chance (fixedRuntime):
 // there, one seed is one run, down to every byte that is sent, however busy the
-// machine is. Another build, or another processor, may be another run.
+// machine is. Another build, or another processor, may be another run. That runtime is
+// made of one version of Go (toolchain), which the go command fetches where it is another.
 //
 // To see what a seed does:
 //

@@ -13,19 +13,21 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/authority"
-	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/chaos/check"
 	"github.com/writ-dev/writ/authority/client"
-	"github.com/writ-dev/writ/capability"
 )
 
-// ends are what comes over a cluster last, when its run has been judged, since all
-// tokens that there were end with it. A seed has one of them.
-var ends = []struct {
+// end is what comes over a cluster last, when its run has been judged, since tokens
+// that there were end with it.
+type end struct {
 	kind string
 	make func(s *sim, ctx context.Context) error
-}{
-	{"a restore", (*sim).restore},
+}
+
+// ends are all kinds. A seed has one of them.
+var ends = []end{
+	{"a restore", func(s *sim, ctx context.Context) error { return s.restore(ctx) }},
+	{"a restore that keeps an epoch", func(s *sim, ctx context.Context) error { return s.restore(ctx, 1) }},
 	{"certificates expire without a quorum", (*sim).expire},
 }
 
@@ -34,7 +36,7 @@ var ends = []struct {
 func (s *sim) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	end := ends[s.seed%uint64(len(ends))]
+	end := endOf(s.seed)
 	s.event("end: %s", end.kind)
 	begun := s.now()
 	if err := end.make(s, ctx); err != nil {
@@ -43,55 +45,99 @@ func (s *sim) end(ctx context.Context) {
 	s.record("faults", begun, check.Record{Op: check.OpFault, Code: end.kind})
 }
 
-// restore has the cluster be lost, and restored from a backup. Nothing that was
-// revoked or spent after the backup comes back to life, and a guard that followed the
-// cluster of before accepts nothing of it for longer than the bound.
-func (s *sim) restore(ctx context.Context) error {
-	before := s.guards[0]
-	if err := before.open(ctx); err != nil {
-		return err
+// restore has the cluster be lost under load, restored from a backup that is older,
+// and work again. Nothing that was revoked or spent after the backup comes back to
+// life, and a guard that followed the cluster of before accepts nothing of it for
+// longer than the bound. Where epochs are kept, tokens go on as they were in the
+// backup, and have no calls left.
+func (s *sim) restore(ctx context.Context, keep ...uint32) error {
+	s.pool.limited = nil // it has been accounted for
+	for _, g := range s.guards {
+		if err := g.open(ctx); err != nil {
+			return err
+		}
 	}
-	alive, revoked, spent, err := s.threeTokens(ctx)
+	root := s.client("operator", s.root)
+	defer root.Close()
+	spent, err := s.issue(root, "operator", s.named("spent", 0, 0), 40)
 	if err != nil {
 		return err
 	}
-	s.expect(ctx, before, "before the backup", true, alive, revoked)
-
-	root := s.client("operator", s.root)
-	defer root.Close()
+	stop := s.load(ctx)
+	s.pool.add(&s.pool.limited, spent)
+	pause(ctx, time.Second)
+	begun := s.now()
 	var saved bytes.Buffer
 	if err := root.SaveSnapshot(ctx, &saved); err != nil {
 		return err
 	}
-	if _, err := root.Revoke(ctx, api.RevokeRequest{Kind: api.RevokeToken, Token: revoked.ID.String(), Reason: "after the backup"}); err != nil {
-		return err
-	}
-	s.expect(ctx, before, "after the backup", true, spent)
-	s.expect(ctx, before, "when it was spent", false, spent)
+	pause(ctx, 2*time.Second)
+	s.exhaust(ctx, spent)
 	members := s.members()
 	for _, n := range members {
 		if err := n.kill(); err != nil {
 			return err
 		}
 	}
-	killed := time.Now()
+	pause(ctx, time.Millisecond) // what was acknowledged this very moment is of before
+	lost := check.Record{Op: check.OpRestore, Begun: s.now()}
+	if len(keep) > 0 {
+		lost.Backup = begun
+	}
+	if err := s.reborn(ctx, members, saved.Bytes(), keep); err != nil {
+		return err
+	}
+	pause(ctx, 2*bound) // they still work with what they had
+	if err := stop(); err != nil {
+		return err
+	}
+	for _, g := range s.guards {
+		g.kill()
+	}
+	lost.Ended = s.now()
+	s.add1(lost)
+	before := s.pool.limited
+	s.pool = pool{sent: s.pool.sent, plain: s.pool.plain, gone: s.pool.gone}
+	if err := s.serve(ctx); err != nil {
+		return err
+	}
+	s.record("", lost.Begun, check.Record{Op: check.OpCut})
+	for _, c := range before {
+		s.exhaust(ctx, c)
+	}
+	stop = s.load(ctx)
+	pause(ctx, 3*time.Second)
+	if err := stop(); err != nil {
+		return err
+	}
+	return s.finish(ctx)
+}
 
-	// One node's key file opens the backup; the others never start again. It is one that
-	// the guards were set up with.
-	n := members[slices.IndexFunc(members, func(n *node) bool { return n.name <= fmt.Sprintf("n%d", voters) })]
+// exhaust shows all guards a credential as often as would overspend what it may
+// spend twice over.
+func (s *sim) exhaust(ctx context.Context, c *credential) {
+	for i := range 2 * slices.Max(c.limits) {
+		s.guards[i%uint64(len(s.guards))].present(ctx, c)
+	}
+}
+
+// reborn restores a backup, and has two nodes join. One node's key file opens it; the
+// others never start again. It is one that the guards were set up with.
+func (s *sim) reborn(ctx context.Context, members []*node, saved []byte, keep []uint32) error {
+	n := members[slices.IndexFunc(members, func(n *node) bool { return slices.Contains(s.known[:voters], n.api()) })]
 	s.mu.Lock()
 	s.nodes = []*node{n}
 	s.mu.Unlock()
 	if err := os.RemoveAll(filepath.Join(n.dir, "data")); err != nil {
 		return err
 	}
-	backup, err := authority.OpenBackup(bytes.NewReader(saved.Bytes()), int64(saved.Len()))
+	backup, err := authority.OpenBackup(bytes.NewReader(saved), int64(len(saved)))
 	if err != nil {
 		return err
 	}
 	reborn, err := authority.Restore(ctx, authority.Rebirth{
 		Config: authority.Config{Dir: filepath.Join(n.dir, "data"), KeyFile: filepath.Join(n.dir, "node.key"), NodeID: n.name},
-		Raft:   n.peer(), API: n.api(),
+		Raft:   n.peer(), API: n.api(), KeepEpochs: keep,
 	}, backup)
 	if err != nil {
 		return err
@@ -99,58 +145,21 @@ func (s *sim) restore(ctx context.Context) error {
 	if reborn.Incarnation <= reborn.Before {
 		s.violated("incarnation %d came after %d", reborn.Incarnation, reborn.Before)
 	}
-	s.root = reborn.RootToken
+	s.root, s.known = reborn.RootToken, []string{n.api()}
 	if err := errors.Join(s.restart(n), s.ready(ctx)); err != nil {
 		return err
 	}
-	after := &guard{s: s, name: "guard-anew"}
-	if after.token, err = s.service(ctx, after.name); err != nil {
-		return err
-	}
-	if err := after.open(ctx); err != nil {
-		return err
-	}
-	defer after.kill()
-	fresh, _, _, err := s.threeTokens(ctx)
-	if err != nil {
-		return err
-	}
-	s.expect(ctx, after, "after the restore", false, alive, revoked, spent)
-	s.expect(ctx, after, "after the restore", true, fresh)
-	s.expect(ctx, before, "after the restore", false, revoked, spent)
-	pause(ctx, time.Until(killed.Add(bound)))
-	s.expect(ctx, before, "past the bound", false, alive)
-	before.kill()
-	return nil
-}
-
-// threeTokens issues one to keep, one to revoke, and one with a call to spend.
-func (s *sim) threeTokens(ctx context.Context) (keep, revoke, spend *api.TokenResponse, err error) {
-	root := s.client("operator", s.root)
-	defer root.Close()
-	issue := func(conditions ...string) *api.TokenResponse {
-		got, failed := root.Issue(ctx, api.IssueRequest{
-			Audience: audience, Subject: "agent-end", Owner: "o@corp.example", Purpose: "campaign", TTLSeconds: 900, Caveats: conditions,
-		})
-		err = errors.Join(err, failed)
-		return got
-	}
-	keep, revoke, spend = issue(), issue(), issue("max-calls 1")
-	return keep, revoke, spend, err
-}
-
-// expect shows tokens to a guard, which is to accept or to refuse each.
-func (s *sim) expect(ctx context.Context, g *guard, when string, accept bool, tokens ...*api.TokenResponse) {
-	for _, t := range tokens {
-		token, err := capability.Parse(t.Token)
-		if err == nil {
-			err = g.life.verifier.Verify(ctx, new(capability.Grant), token.Bytes(), &capability.Request{Now: time.Now(), Service: "corp"})
+	for range voters - 1 {
+		another, err := s.add(ctx)
+		if err != nil {
+			return err
 		}
-		s.event("%s, %s is shown %s: %v", when, g.name, t.ID, err)
-		if accept != (err == nil) {
-			s.violated("%s, %s says of %s: %v", when, g.name, t.ID, err)
-		}
+		s.known = append(s.known, another.api())
+		s.mu.Lock()
+		s.nodes = append(s.nodes, another)
+		s.mu.Unlock()
 	}
+	return s.ready(ctx)
 }
 
 // expire has the cluster be without a quorum for longer than any certificate of a

@@ -13,7 +13,8 @@ import (
 )
 
 // fault is one kind. make makes it and says how to undo it; what it returns
-// besides is who may be without a quorum meanwhile.
+// besides is who may be without a quorum meanwhile. With errNotMade, whatever it did
+// is undone too, and does not count.
 type fault struct {
 	kind string
 	make func(s *sim, ctx context.Context, r *rand.Rand) (undo func() error, cut []string, err error)
@@ -24,6 +25,9 @@ var everyone = []string{""}
 
 func nothing() error { return nil }
 
+// errNotMade says that there was no occasion for a fault.
+var errNotMade = errors.New("it could not be made")
+
 // links is a fault of the network between nodes.
 func links(kind string, set func(s *sim, leader *node, rest []*node, r *rand.Rand)) fault {
 	return fault{kind, func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
@@ -32,12 +36,25 @@ func links(kind string, set func(s *sim, leader *node, rest []*node, r *rand.Ran
 			return nil, nil, err
 		}
 		r.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
-		set(s, leader, rest, r)
-		return func() error { s.net.Heal(); return nil }, nil, nil
+		return s.links(func() { set(s, leader, rest, r) }), nil, nil
 	}}
 }
 
 var down = simnet.Link{Down: true}
+
+// links has set change links, and returns what heals them all. It fails if none was
+// used meanwhile.
+func (s *sim) links(set func()) (heal func() error) {
+	before := s.net.Met()
+	set()
+	return func() error {
+		s.net.Heal()
+		if s.net.Met() == before {
+			return errors.New("vacuous: nobody used the network")
+		}
+		return nil
+	}
+}
 
 // isolate cuts a node off from the other nodes; clients still reach it.
 func (s *sim) isolate(n *node) {
@@ -72,8 +89,7 @@ func guardLink(kind string, make func(s *sim, g *guard, r *rand.Rand)) fault {
 	return fault{kind, func(s *sim, _ context.Context, r *rand.Rand) (func() error, []string, error) {
 		g := s.guards[r.IntN(len(s.guards))]
 		s.event("%s: %s", kind, g.name)
-		make(s, g, r)
-		return func() error { s.net.Heal(); return nil }, []string{g.name}, nil
+		return s.links(func() { make(s, g, r) }), []string{g.name}, nil
 	}}
 }
 
@@ -128,17 +144,19 @@ var faults = []fault{
 		}
 	}),
 	on("the leader goes dark", true, func(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
-		s.isolate(n)
-		for _, g := range s.guards {
-			s.net.Both(g.name, n.name, down)
-		}
-		return func() error { s.net.Heal(); return nil }, nil, nil
+		return s.links(func() {
+			s.isolate(n)
+			for _, g := range s.guards {
+				s.net.Both(g.name, n.name, down)
+			}
+		}), nil, nil
 	}),
 	{"no quorum", func(s *sim, _ context.Context, _ *rand.Rand) (func() error, []string, error) {
-		for _, n := range s.members() {
-			s.isolate(n)
-		}
-		return func() error { s.net.Heal(); return nil }, everyone, nil
+		return s.links(func() {
+			for _, n := range s.members() {
+				s.isolate(n)
+			}
+		}), everyone, nil
 	}},
 	guardLink("a guard is cut off", func(s *sim, g *guard, r *rand.Rand) {
 		s.guardLinks(g, down)
@@ -208,23 +226,28 @@ var faults = []fault{
 			return err
 		})
 		s.event("transfer from %s to %s: %v", leader.name, to.name, err)
-		return nothing, nil, nil
+		if err != nil {
+			err = errNotMade
+		}
+		return nothing, nil, err
 	}},
 	on("the leader's disk is slow", true, slowDisk),
 	on("a follower's disk is slow", false, slowDisk),
 	on("the leader's disk hangs", true, func(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+		met := n.met()
 		n.disk.Hang()
 		if r.IntN(2) == 0 {
-			return func() error { n.disk.Heal(); return nil }, nil, nil // sooner than anybody notices
+			return func() error { n.disk.Heal(); return met() }, nil, nil // sooner than anybody notices
 		}
 		sleep(6 * time.Second)
-		return func() error { return errors.Join(n.kill(), s.restart(n)) }, nil, nil
+		return func() error { return errors.Join(met(), n.kill(), s.restart(n)) }, nil, nil
 	}),
 	on("the leader's fsync fails", true, failDisk),
 	on("a follower's fsync fails", false, failDisk),
 	on("the leader's disk is full", true, func(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
+		met := n.met()
 		n.disk.Full()
-		return func() error { n.disk.Heal(); return nil }, nil, nil
+		return func() error { n.disk.Heal(); return met() }, nil, nil
 	}),
 	on("a torn log tail", true, func(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
 		if err := errors.Join(n.kill(), n.losePower(r)); err != nil {
@@ -253,8 +276,8 @@ var faults = []fault{
 		return undo, nil, nil
 	}),
 	{"a node is replaced", func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
-		if s.made > voters {
-			return nothing, nil, nil // there are addresses for one more
+		if s.made == voters+spare {
+			return nothing, nil, errNotMade
 		}
 		members := s.members()
 		return nothing, nil, s.replace(ctx, members[r.IntN(len(members))])
@@ -268,6 +291,9 @@ var faults = []fault{
 		root := s.client("operator", s.root)
 		_, err = root.DemoteNode(ctx, n.name)
 		s.event("demote %s: %v", n.name, err)
+		if err != nil {
+			err = errNotMade
+		}
 		return func() error {
 			defer root.Close()
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -275,7 +301,7 @@ var faults = []fault{
 			_, err := root.PromoteNode(ctx, n.name)
 			s.event("promote %s: %v", n.name, err)
 			return nil // the cluster goes on with it by itself, or the end will tell
-		}, nil, nil
+		}, nil, err
 	}},
 }
 
@@ -304,14 +330,27 @@ func freeze(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []s
 }
 
 func slowDisk(s *sim, _ context.Context, n *node, r *rand.Rand) (func() error, []string, error) {
+	met := n.met()
 	n.disk.Slow(5*time.Millisecond + time.Duration(r.Int64N(int64(400*time.Millisecond))))
-	return func() error { n.disk.Heal(); return nil }, nil, nil
+	return func() error { n.disk.Heal(); return met() }, nil, nil
 }
 
 // failDisk has a node find that a write failed, which ends it.
 func failDisk(s *sim, _ context.Context, n *node, _ *rand.Rand) (func() error, []string, error) {
+	met := n.met()
 	n.disk.Fail()
-	return func() error { return errors.Join(n.kill(), s.restart(n)) }, nil, nil
+	return func() error { return errors.Join(met(), n.kill(), s.restart(n)) }, nil, nil
+}
+
+// met fails unless the node's disk was written to since.
+func (n *node) met() func() error {
+	before := n.disk.Hits()
+	return func() error {
+		if n.disk.Hits() == before {
+			return fmt.Errorf("vacuous: %s wrote nothing to its disk", n.name)
+		}
+		return nil
+	}
 }
 
 // jump puts a node's clock off by more than the longest life of a token. Half the
@@ -401,6 +440,9 @@ func kinds() (all []string) {
 	return all
 }
 
+// endOf is the end of a seed.
+func endOf(seed uint64) end { return ends[seed%uint64(len(ends))] }
+
 // faultsOf are the faults of a seed, in no order yet. Seeds that follow on each other
 // go through all kinds.
 func faultsOf(seed uint64, n int) []fault {
@@ -432,14 +474,18 @@ func (s *sim) one(ctx context.Context, f fault, r *rand.Rand) error {
 	making, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	undo, cut, err := f.make(s, making, r)
-	if err != nil {
+	made := !errors.Is(err, errNotMade)
+	if err != nil && made {
 		return err
 	}
 	pause(ctx, between(r, 600*time.Millisecond))
 	if err := undo(); err != nil {
 		return err
 	}
-	s.done[f.kind]++
+	if !made {
+		s.event("not made: %s", f.kind)
+		return nil
+	}
 	s.record("faults", begun, check.Record{Op: check.OpFault, Code: f.kind})
 	for _, guard := range cut {
 		s.record(guard, begun, check.Record{Op: check.OpCut})

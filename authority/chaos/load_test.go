@@ -137,8 +137,8 @@ func (s *sim) again(call func() error) {
 	}
 	s.late.Go(func() {
 		sleep(late)
-		if call() == nil {
-			s.repeated.Add(1)
+		if begun := s.now(); call() == nil {
+			s.record("repeater", begun, check.Record{Op: check.OpRepeat})
 		}
 	})
 }
@@ -168,9 +168,14 @@ func (s *sim) narrow(c *credential, label string, limits ...uint64) (*credential
 	return &credential{name: name, id: c.id, token: token, limits: limits}, nil
 }
 
+// named names what an actor makes: a name is of one thing alone.
+func (s *sim) named(what string, actor, turn int) string {
+	return fmt.Sprintf("%s-%d-%d-%d", what, s.phase, actor, turn)
+}
+
 // work issues, narrows and revokes until ctx ends.
 func (s *sim) work(ctx context.Context, n int) error {
-	who, random := fmt.Sprintf("worker-%d", n), s.random(100+n)
+	who, random := fmt.Sprintf("worker-%d", n), s.random(1000*s.phase+100+n)
 	root := s.client(who, s.root)
 	defer root.Close()
 	for i := 0; pause(ctx, between(random, 60*time.Millisecond)); i++ {
@@ -178,7 +183,7 @@ func (s *sim) work(ctx context.Context, n int) error {
 			s.revoke(root, who, c)
 			continue
 		}
-		c, err := s.issue(root, who, fmt.Sprintf("agent-%d-%d", n, i))
+		c, err := s.issue(root, who, s.named("agent", n, i))
 		if err != nil {
 			continue
 		}
@@ -228,7 +233,7 @@ func (s *sim) revoke(root *client.Client, who string, c *credential) {
 
 // look reads at any node, behind a barrier, until ctx ends.
 func (s *sim) look(ctx context.Context, n int) error {
-	who, random := fmt.Sprintf("reader-%d", n), s.random(200+n)
+	who, random := fmt.Sprintf("reader-%d", n), s.random(1000*s.phase+200+n)
 	for pause(ctx, between(random, 25*time.Millisecond)) {
 		name, ok := pick(&s.pool, &s.pool.sent, random)
 		if !ok {
@@ -296,7 +301,7 @@ func limitsOf(conditions []string) (limits []uint64) {
 // lessee leases single calls and gives them back, each on tokens of its own, until
 // ctx ends.
 func (s *sim) lessee(ctx context.Context, n int, token string) error {
-	who, random := fmt.Sprintf("lessee-%d", n), s.random(300+n)
+	who, random := fmt.Sprintf("lessee-%d", n), s.random(1000*s.phase+300+n)
 	root, own := s.client(who, s.root), s.client(who, token)
 	defer root.Close()
 	defer own.Close()
@@ -304,7 +309,7 @@ func (s *sim) lessee(ctx context.Context, n int, token string) error {
 	var held, back []string
 	for i := 0; pause(ctx, between(random, 50*time.Millisecond)); i++ {
 		if c == nil || i%25 == 0 {
-			got, err := s.issue(root, who, fmt.Sprintf("leased-%d-%d", n, i), 4)
+			got, err := s.issue(root, who, s.named("leased", n, i), 4)
 			if err != nil {
 				continue
 			}
@@ -389,7 +394,7 @@ func (s *sim) grant(ctx context.Context) error {
 	root := s.client(who, s.root)
 	defer root.Close()
 	for i := 0; ; i++ {
-		name, n := fmt.Sprintf("spender-%d", i), uint64(8+5*i%13)
+		name, n := s.named("spender", 0, i), uint64(8+5*i%13)
 		limits := []uint64{n}
 		if i%3 == 1 {
 			limits = append(limits, n+6)
@@ -426,7 +431,7 @@ type guard struct {
 
 // serve has the guard be shown credentials until ctx ends.
 func (g *guard) serve(ctx context.Context, n int) error {
-	random := g.s.random(400 + n)
+	random := g.s.random(1000*g.s.phase + 400 + n)
 	for pause(ctx, between(random, 20*time.Millisecond)) {
 		list := &g.s.pool.plain
 		switch random.IntN(6) {
@@ -474,23 +479,22 @@ func tokenName(name string) string {
 // drain offers each budget at least twice its limit, and every other one until
 // every guard refuses.
 func (s *sim) drain(ctx context.Context) {
-	offered := make(map[string]uint64)
+	offered := make(map[string]uint64) // and either accepted, or refused for want of calls
 	for _, r := range s.log.Records() {
-		if r.Op == check.OpVerdict {
+		if r.Op == check.OpVerdict && (r.Code == "" || r.Code == string(capability.CodeBudgetExhausted)) {
 			offered[r.Name]++
-			if t := tokenName(r.Name); t != r.Name {
-				offered[t]++
-			}
 		}
 	}
 	for n, c := range s.pool.limited {
 		exhausted := 0 // times in a row
-		for i := 0; ctx.Err() == nil && i < 400 && (offered[c.name] < 2*slices.Min(c.limits) || n%2 == 0 && exhausted < 2*len(s.guards)); i++ {
-			offered[c.name]++
-			if s.guards[i%len(s.guards)].present(ctx, c) == capability.CodeBudgetExhausted {
-				exhausted++
-			} else {
+		for i := 0; ctx.Err() == nil && i < 400 && (offered[c.name] < 2*slices.Max(c.limits) || n%2 == 0 && exhausted < 2*len(s.guards)); i++ {
+			switch s.guards[i%len(s.guards)].present(ctx, c) {
+			case "":
 				exhausted = 0
+				offered[c.name]++
+			case capability.CodeBudgetExhausted:
+				exhausted++
+				offered[c.name]++
 			}
 		}
 	}

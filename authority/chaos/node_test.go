@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -261,15 +262,6 @@ func (s *sim) join(ctx context.Context, cfg *authority.Config) error {
 	return err
 }
 
-// addrs are the APIs of all nodes that may ever be.
-func (s *sim) addrs() []string {
-	var addrs []string
-	for i := range voters + 1 { // one more may come
-		addrs = append(addrs, fmt.Sprintf("n%d:7480", i+1))
-	}
-	return addrs
-}
-
 // client returns a client of all nodes, on a host of its own.
 func (s *sim) client(host, token string) *client.Client {
 	c, err := client.New(s.clientConfig(s.net.Host(host), token))
@@ -281,7 +273,7 @@ func (s *sim) client(host, token string) *client.Client {
 
 func (s *sim) clientConfig(h *simnet.Host, token string) client.Config {
 	return client.Config{
-		Addrs: s.addrs(), CAFingerprint: s.fingerprint, Token: token, Timeout: 3 * time.Second, Attempts: 60,
+		Addrs: slices.Clone(s.known), CAFingerprint: s.fingerprint, Token: token, Timeout: 3 * time.Second, Attempts: 60,
 		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return h.Dial(ctx, addr) },
 	}
 }

@@ -32,6 +32,11 @@ var planted = []struct {
 		"if PLANTED { earlier, err = nil, nil }; if earlier != nil || err != nil {", "to linearize", ""},
 	{"log not synced", "raftstore/log.go", "Timeout:        time.Second,",
 		"Timeout: time.Second, NoSync: PLANTED,", "has not synced it", "kill the leader"},
+	{"a restore that ends nothing", "authority/reborn.go", "b.Incarnation = nextIncarnation(before.Incarnation, r.Config.Clock())",
+		"b.Incarnation = nextIncarnation(before.Incarnation, r.Config.Clock()); " +
+			"if PLANTED { r.KeepEpochs = []uint32{1}; b.Keep = r.KeepEpochs }", "after its revocation was acknowledged", "a restore"},
+	{"calls given out again", "authority/state/budget.go", "return token.Millis() <= m.meta.Revived",
+		"return !PLANTED && token.Millis() <= m.meta.Revived", "calls of spent-", "a restore that keeps an epoch"},
 	{"quorum check skipped", "authority/fresh.go", "ctx, cancel := context.WithTimeout(ctx, f.bound)",
 		"ctx, cancel := context.WithTimeout(ctx, f.bound); " +
 			"if PLANTED { f.quorum = func(context.Context) (uint64, error) { return 0, nil } }", "to linearize", "isolate the leader"},
@@ -40,10 +45,10 @@ var planted = []struct {
 // plantedSeeds is with how many seeds a planted bug has to be found.
 const plantedSeeds = 6
 
-// seedsWith returns the first seeds that have a fault of a kind.
+// seedsWith returns the first seeds that have a fault, or an end, of a kind.
 func seedsWith(kind string) (seeds []uint64) {
 	for seed := uint64(1); len(seeds) < plantedSeeds; seed++ {
-		if kind == "" || slices.ContainsFunc(faultsOf(seed, faultsPerRun), func(f fault) bool { return f.kind == kind }) {
+		if kind == "" || kind == endOf(seed).kind || slices.ContainsFunc(faultsOf(seed, faultsPerRun), func(f fault) bool { return f.kind == kind }) {
 			seeds = append(seeds, seed)
 		}
 	}

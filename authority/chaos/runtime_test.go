@@ -1,13 +1,26 @@
 package chaos
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 )
+
+// toolchain is the Go whose runtime fixedRuntime changes. A go command that is another
+// gets this one, as it would for go.mod, for the campaign's own binary alone.
+const toolchain = "go1.26.8"
+
+// goCommand is the go command of that toolchain.
+func goCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(s string) bool { return strings.HasPrefix(s, "GOROOT=") }), // which is of the other
+		"GOTOOLCHAIN="+toolchain, "CGO_ENABLED=0") // C has threads of its own
+	return cmd
+}
 
 // change is one to a file of the standard library.
 type change struct{ file, old, fixed string }
@@ -59,15 +72,18 @@ func chaosRand() uint64 {
 var fixedEnv = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1", "TMPDIR=."}
 
 // fix adds the fixed runtime, and what tells disks, to what an overlay replaces.
-func fix(t *testing.T, files map[string]string) error {
-	out, err := exec.CommandContext(t.Context(), "go", "env", "GOROOT").Output()
+func fix(ctx context.Context, files map[string]string) error {
+	var said strings.Builder
+	where := goCommand(ctx, "env", "GOROOT")
+	where.Stderr = &said
+	out, err := where.Output()
 	if err != nil {
-		return err
+		return fmt.Errorf("the campaign's runtime is made of %s, and there is none: %w: %s", toolchain, err, said.String())
 	}
 	for _, p := range slices.Concat(fixedRuntime, toldToDisks) {
 		file := filepath.Join(strings.TrimSpace(string(out)), "src", filepath.FromSlash(p.file))
 		if err := patch(files, file, fixedRandom, [2]string{p.old, p.fixed}); err != nil {
-			return fmt.Errorf("another Go than the campaign's runtime was made for: %w", err)
+			return fmt.Errorf("the campaign's runtime is made of %s, and this is another: %w", toolchain, err)
 		}
 	}
 	here, err := filepath.Abs("told_test.go")

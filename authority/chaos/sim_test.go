@@ -33,6 +33,7 @@ const (
 	rotateEvery = 24 * time.Hour
 	maxNodes    = 9
 	voters      = 3
+	spare       = 2 // nodes that may come in place of others
 	guards      = 3
 	workers     = 2
 	readers     = 8
@@ -53,12 +54,13 @@ type sim struct {
 	skews  map[string]*atomic.Int64 // of the nodes' clocks, by name
 
 	root, fingerprint string
-	made              int // nodes; of the fault schedule alone
+	known             []string // addresses of nodes, that clients are set up with
+	lessees           []string // credentials
+	phase             int      // how often a load was begun
+	made              int      // nodes; of the fault schedule alone
 
-	zombies  sync.WaitGroup // what is left of nodes and guards that were killed
-	late     sync.WaitGroup // calls that are repeated
-	repeated atomic.Int64
-	done     map[string]int // faults by kind; of the fault schedule alone
+	zombies sync.WaitGroup // what is left of nodes and guards that were killed
+	late    sync.WaitGroup // calls that are repeated
 
 	mu       sync.Mutex
 	rng      *rand.Rand // guarded by mu
@@ -70,11 +72,14 @@ type sim struct {
 func newSim(t *testing.T, seed uint64, perRun int, dir string) *sim {
 	s := &sim{
 		t: t, seed: seed, perRun: perRun, dir: dir, base: time.Now(),
-		net: simnet.New(seed), log: check.NewLog(nil), skews: make(map[string]*atomic.Int64), done: make(map[string]int),
+		net: simnet.New(seed), log: check.NewLog(nil), skews: make(map[string]*atomic.Int64),
 		rng: rand.New(rand.NewPCG(seed, 2)), trace: sha256.New(),
 	}
 	for i := range maxNodes {
 		s.skews[fmt.Sprintf("n%d", i+1)] = new(atomic.Int64)
+	}
+	for i := range voters + spare {
+		s.known = append(s.known, fmt.Sprintf("n%d:7480", i+1))
 	}
 	return s
 }
@@ -134,53 +139,21 @@ func (s *sim) run() (*check.Report, string, error) {
 	if err := s.form(ctx); err != nil {
 		return nil, "", err
 	}
-	loading, stop := context.WithCancel(ctx)
 	began := s.now()
-	defer stop()
-	failed := make(chan error, 64)
-	var load sync.WaitGroup
-	actor := func(f func() error) {
-		load.Go(func() {
-			if err := f(); err != nil {
-				failed <- err
-			}
-		})
-	}
-	for n := range workers {
-		actor(func() error { return s.work(loading, n) })
-	}
-	for n := range readers {
-		actor(func() error { return s.look(loading, n) })
-	}
-	for n := range lessees {
-		token, err := s.service(ctx, fmt.Sprintf("lessee-%d", n))
-		if err != nil {
-			return nil, "", err
-		}
-		actor(func() error { return s.lessee(loading, n, token) })
-	}
-	actor(func() error { return s.grant(loading) })
-	for n, g := range s.guards {
-		actor(func() error { return g.serve(loading, n) })
-	}
-	err := s.disturb(loading)
-	stop()
+	stop := s.load(ctx)
+	err := s.disturb(ctx)
 	lasted := time.Duration(s.now() - began)
-	load.Wait()
-	s.late.Wait()
-	select {
-	case other := <-failed:
-		err = errors.Join(err, other)
-	default:
-	}
-	if err != nil {
+	if err := errors.Join(err, stop()); err != nil {
 		return nil, "", err
 	}
 	if err := s.finish(ctx); err != nil {
 		return nil, "", err
 	}
-	s.end(ctx)
 	report := check.Check(s.config(lasted), s.log.Records())
+	if report.Err() == nil {
+		s.end(ctx)
+		report = check.Check(s.config(lasted), s.log.Records())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	report.Violations = append(report.Violations, s.problems...)
@@ -188,12 +161,50 @@ func (s *sim) run() (*check.Report, string, error) {
 	return report, fmt.Sprintf("%x", s.trace.Sum(nil)), nil
 }
 
+// load has everyone work until the function that it returns is called, which says
+// what they could not go on with.
+func (s *sim) load(ctx context.Context) (stop func() error) {
+	loading, cancel := context.WithCancel(ctx)
+	failed := make(chan error, workers+readers+lessees+1+guards)
+	var load sync.WaitGroup
+	actor := func(f func() error) { load.Go(func() { failed <- f() }) }
+	for n := range workers {
+		actor(func() error { return s.work(loading, n) })
+	}
+	for n := range readers {
+		actor(func() error { return s.look(loading, n) })
+	}
+	for n, token := range s.lessees {
+		actor(func() error { return s.lessee(loading, n, token) })
+	}
+	actor(func() error { return s.grant(loading) })
+	for n, g := range s.guards {
+		actor(func() error { return g.serve(loading, n) })
+	}
+	return func() error {
+		cancel()
+		load.Wait()
+		s.late.Wait()
+		s.phase++
+		close(failed)
+		var errs []error
+		for err := range failed {
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}
+}
+
 // config asks a little of every run. What is asked of the campaign as a whole is
 // asked of the sum.
 func (s *sim) config(lasted time.Duration) check.Config {
-	n := int(lasted / time.Second)
+	n, bygone := int(lasted/time.Second), 0
+	if slices.ContainsFunc(s.log.Records(), func(r check.Record) bool { return r.Op == check.OpRestore }) {
+		bygone = 100
+	}
 	return check.Config{Bound: bound, Recovery: bound, Least: check.Least{
-		Operations: 8 * n, Leases: n / 4, Late: 1, Siblings: 1, Accepted: 4 * n, Budgets: n / 8, Troubled: n, Nodes: 2,
+		Operations: 8 * n, Leases: n / 4, Repeated: n / 2, Late: n, Siblings: n, Accepted: 4 * n, Budgets: n / 8, Nested: n / 8, Troubled: n,
+		Bygone: bygone, Nodes: voters,
 	}}
 }
 
@@ -210,12 +221,20 @@ func (s *sim) form(ctx context.Context) error {
 		s.nodes = append(s.nodes, n)
 		s.mu.Unlock()
 	}
+	for i := range guards {
+		s.guards = append(s.guards, &guard{s: s, name: fmt.Sprintf("guard-%d", i+1), first: i})
+	}
+	return s.serve(ctx)
+}
+
+// serve adds the services to a cluster that has none: those of the guards, which it
+// opens, and of the lessees.
+func (s *sim) serve(ctx context.Context) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	for i := range guards {
-		g := &guard{s: s, name: fmt.Sprintf("guard-%d", i+1), first: i}
-		var err error
+	var err error
+	for _, g := range s.guards {
 		if g.token, err = s.service(ctx, g.name); err != nil {
 			return err
 		}
@@ -223,7 +242,12 @@ func (s *sim) form(ctx context.Context) error {
 		if err := g.open(ctx); err != nil {
 			return err
 		}
-		s.guards = append(s.guards, g)
+	}
+	s.lessees = make([]string, lessees)
+	for n := range s.lessees {
+		if s.lessees[n], err = s.service(ctx, fmt.Sprintf("lessee-%d", n)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -374,7 +398,7 @@ func (s *sim) compare(ctx context.Context) error {
 		for _, n := range nodes {
 			index, hash := n.running().StateHash()
 			at[index] = true
-			states = append(states, check.Record{Op: check.OpNode, Client: n.name, Index: index, Hash: fmt.Sprintf("%x", hash)})
+			states = append(states, s.told(n, check.Record{Index: index, Hash: fmt.Sprintf("%x", hash)}))
 		}
 		if len(at) == 1 {
 			for _, r := range states {
@@ -396,15 +420,21 @@ func (s *sim) compare(ctx context.Context) error {
 			return err
 		}
 		for _, name := range s.pool.sent {
-			s.add1(check.Record{Op: check.OpNode, Client: n.name, Name: name, Seen: seen[name]})
+			s.add1(s.told(n, check.Record{Name: name, Seen: seen[name]}))
 		}
-		r := check.Record{Op: check.OpNode, Client: n.name}
-		if r.Audit, err = auditRecords(ctx, a); err != nil {
+		records, err := auditRecords(ctx, a)
+		if err != nil {
 			return fmt.Errorf("audit log of %s: %w", n.name, err)
 		}
-		s.add1(r)
+		s.add1(s.told(n, check.Record{Audit: records}))
 	}
 	return nil
+}
+
+// told is what a node has told.
+func (s *sim) told(n *node, r check.Record) check.Record {
+	r.Op, r.Client, r.Ended = check.OpNode, n.name, s.now()
+	return r
 }
 
 // auditRecords reads the whole audit log of a node.
@@ -540,16 +570,6 @@ func (g *guard) kill() {
 
 func (s *sim) path(elements ...string) string {
 	return filepath.Join(append([]string{s.dir}, elements...)...)
-}
-
-// summary is one line for people.
-func (s *sim) summary(r *check.Report) string {
-	kinds := make([]string, 0, len(s.done))
-	for kind := range s.done {
-		kinds = append(kinds, kind)
-	}
-	slices.Sort(kinds)
-	return fmt.Sprintf("%v; %d repeated; %s", r, s.repeated.Load(), strings.Join(kinds, ", "))
 }
 
 // leader is the node that leads, which it waits for, and the running members beside it.

@@ -19,6 +19,9 @@ type Config struct {
 	Bound time.Duration
 	// Recovery is how long after a cut a guard may still be stale.
 	Recovery time.Duration
+	// HistoryTime bounds the search for one order of the operations on one token; zero
+	// is a minute. A search that is not done by then has shown nothing, and fails.
+	HistoryTime time.Duration
 	// Allowed are codes of verdicts besides those of revocation, freshness and
 	// budgets: expired, where tokens end within the campaign.
 	Allowed []string
@@ -30,11 +33,14 @@ type Config struct {
 type Least struct {
 	Operations int            // known outcomes in the history; 30 % must be reads
 	Leases     int            // calls leased, and calls given back, in the history
+	Repeated   int            // requests made a second time under their ids, and answered
 	Late       int            // verdicts on the revoked, begun past the bound
 	Siblings   int            // acceptances, past the bound, of who was derived from the same
 	Accepted   int            // acceptances in all
 	Budgets    int            // accounts; each offered at least twice its limit
-	Troubled   int            // verdicts during a fault
+	Nested     int            // of those, budgets within or around another
+	Troubled   int            // verdicts during a fault, of guards that were to be fresh
+	Bygone     int            // refusals, past the bound, of what a restore has ended
 	Faults     map[string]int // by kind
 	Nodes      int            // that told their state and their audit log
 }
@@ -45,10 +51,11 @@ type Report struct {
 	Vacuous    []string // what shows too little
 
 	Operations, Reads                  int
-	Leased, Returned                   int
+	Leased, Returned, Repeated         int
 	Accepted, Late, Siblings, Troubled int
+	Bygone                             int
 	Stale                              int // verdicts, those during a cut included
-	Budgets                            int
+	Budgets, Nested                    int
 	Spent, Unspent, Forfeited          uint64
 	Faults                             map[string]int
 }
@@ -63,10 +70,11 @@ func (r *Report) Err() error {
 
 // String is one line for people.
 func (r *Report) String() string {
-	return fmt.Sprintf("%d operations (%d reads, %d calls leased, %d returned); verdicts: %d accepted, %d revoked past the bound, "+
-		"%d siblings accepted, %d under faults, %d stale; %d budgets: %d accepted, %d unspent, %d forfeited; faults %v",
-		r.Operations, r.Reads, r.Leased, r.Returned, r.Accepted, r.Late, r.Siblings, r.Troubled, r.Stale,
-		r.Budgets, r.Spent, r.Unspent, r.Forfeited, r.Faults)
+	return fmt.Sprintf("%d operations (%d reads, %d calls leased, %d returned), %d requests repeated; verdicts: %d accepted, "+
+		"%d revoked past the bound, %d siblings accepted, %d under faults, %d from before a restore, %d stale; "+
+		"%d budgets (%d nested): %d accepted, %d unspent, %d forfeited; faults %v",
+		r.Operations, r.Reads, r.Leased, r.Returned, r.Repeated, r.Accepted, r.Late, r.Siblings, r.Troubled, r.Bygone, r.Stale,
+		r.Budgets, r.Nested, r.Spent, r.Unspent, r.Forfeited, r.Faults)
 }
 
 // checker is one check under way.
@@ -78,7 +86,8 @@ type checker struct {
 
 	asked, acked map[string]int64 // of revocations, by name: the first begun, the first acknowledged
 	budgets      map[string][]uint64
-	restored     int64
+	restored     int64            // when the last restore ended what was before
+	backup       int64            // … and when what it was of was taken, if tokens go on
 	issued       map[string]int64 // acknowledged, by name
 }
 
@@ -142,12 +151,15 @@ func (c *checker) index() {
 			if !r.Unknown {
 				c.report.Returned += int(r.Calls)
 			}
+		case OpRepeat:
+			c.report.Repeated++
 		case OpFault:
 			c.report.Faults[r.Code]++
 		case OpRestore:
-			c.restored = min(c.restored, r.Begun)
+			c.restored, c.backup = r.Begun, r.Backup
 		}
 	}
+	c.enough("requests repeated", c.report.Repeated, c.least.Repeated)
 	c.enough("calls leased", c.report.Leased, c.least.Leases)
 	c.enough("calls given back", c.report.Returned, c.least.Leases)
 }
@@ -171,6 +183,17 @@ func first(m map[string]int64, name string) (int64, bool) {
 		}
 	}
 	return at, found
+}
+
+// bygone reports whether a credential is of a token from before a restore.
+func (c *checker) bygone(name string) bool {
+	return c.restored != math.MaxInt64 && c.issuedAt(name) < c.restored
+}
+
+// issuedAt is when the token of a credential was acknowledged, zero if it never was.
+func (c *checker) issuedAt(name string) int64 {
+	root, _, _ := strings.Cut(name, "/")
+	return c.issued[root]
 }
 
 // span is a time in which something was so, for one client or, unnamed, for all.
@@ -206,13 +229,21 @@ func (c *checker) verdicts() {
 			continue
 		}
 		acked, wasAcked := first(c.acked, r.Name)
-		if c.restored != math.MaxInt64 && c.issued[lineage(r.Name)[len(lineage(r.Name))-1]] < c.restored {
+		bygone := r.Ended >= c.restored && c.bygone(r.Name)
+		switch {
+		case bygone && c.backup == 0:
 			acked, wasAcked = min(acked, c.restored), true
+		case bygone && acked > c.backup:
+			wasAcked = false // a token that goes on is as it was in the backup
 		}
 		late := wasAcked && r.Begun > acked+int64(c.cfg.Bound)
 		asked, wasAsked := first(c.asked, r.Name)
-		if during(faults, "", r.Begun, r.Ended) {
+		cut := during(cuts, r.Client, r.Begun, r.Ended)
+		if !cut && during(faults, "", r.Begun, r.Ended) {
 			c.report.Troubled++
+		}
+		if bygone && r.Code != "" && r.Begun > c.restored+int64(c.cfg.Bound) {
+			c.report.Bygone++
 		}
 		switch {
 		case r.Code == "" && late:
@@ -220,21 +251,22 @@ func (c *checker) verdicts() {
 				r.Client, r.Name, time.Duration(r.Begun-acked), c.cfg.Bound)
 		case r.Code == "":
 			c.report.Accepted++
-			if at, ok := past[parent(r.Name)]; ok && !wasAsked && r.Begun > at {
+			if at, ok := past[parent(r.Name)]; ok && parent(r.Name) != "" && !wasAsked && r.Begun > at {
 				c.report.Siblings++
 			}
-		case r.Code == "revoked" || r.Code == "unknown_key" && c.restored <= r.Ended:
+		case bygone && (r.Code == "unknown_key" && c.backup == 0 || r.Code == "unregistered" && c.issuedAt(r.Name) > c.backup):
+		case r.Code == "revoked":
 			if late {
 				c.report.Late++
-			} else if c.restored > r.Ended && (!wasAsked || asked > r.Ended) {
+			} else if (!bygone || c.backup != 0) && (!wasAsked || asked > r.Ended) {
 				c.violated("%s refused %s, which nobody revoked", r.Client, r.Name)
 			}
 		case r.Code == "stale_revocations":
 			c.report.Stale++
-			if !during(cuts, r.Client, r.Begun, r.Ended) {
+			if !cut {
 				c.violated("%s was stale at %v, and could reach a node of a quorum", r.Client, time.Duration(r.Begun))
 			}
-		case r.Code == "unavailable", r.Code == "budget_exhausted" && c.limited(r.Name):
+		case (r.Code == "unavailable" || r.Code == "budget_exhausted") && c.limited(r.Name):
 		case slices.Contains(c.cfg.Allowed, r.Code):
 		default:
 			c.violated("%s refused %s otherwise: %s", r.Client, r.Name, r.Code)
@@ -244,6 +276,7 @@ func (c *checker) verdicts() {
 	c.enough("revoked credentials shown past the bound", c.report.Late, c.least.Late)
 	c.enough("siblings accepted past the bound", c.report.Siblings, c.least.Siblings)
 	c.enough("verdicts under a fault", c.report.Troubled, c.least.Troubled)
+	c.enough("refusals of what a restore has ended", c.report.Bygone, c.least.Bygone)
 }
 
 func parent(name string) string {
@@ -255,19 +288,29 @@ func (c *checker) limited(name string) bool {
 	return slices.ContainsFunc(lineage(name), func(n string) bool { return len(c.budgets[n]) > 0 })
 }
 
+// account is what one budget came to, by its name and its place there.
+type account struct {
+	name string
+	at   int
+}
+
 // accounts holds that of each budget accepted + unspent + forfeited is the limit,
 // and that it was offered enough to be overspent.
 func (c *checker) accounts() {
+	// A call that was refused for want of calls was offered to the whole path, and
+	// nobody knows whose they were; it counts for what was shown. One that was refused
+	// for another reason, or could not be decided, was offered to no budget.
 	offered, accepted := make(map[string]uint64), make(map[string]uint64)
 	for _, r := range c.records {
-		if r.Op != OpVerdict || !c.limited(r.Name) {
-			continue
-		}
-		for _, name := range lineage(r.Name) {
-			offered[name]++
-			if r.Code == "" {
+		switch {
+		case r.Op != OpVerdict || !c.limited(r.Name):
+		case r.Code == "":
+			for _, name := range lineage(r.Name) {
+				offered[name]++
 				accepted[name]++
 			}
+		case r.Code == "budget_exhausted":
+			offered[r.Name]++
 		}
 	}
 	for name, limits := range c.budgets {
@@ -277,6 +320,7 @@ func (c *checker) accounts() {
 			}
 		}
 	}
+	told := make(map[account]bool)
 	for _, r := range c.records {
 		if r.Op != OpAccount {
 			continue
@@ -286,8 +330,9 @@ func (c *checker) accounts() {
 			c.violated("an account of budget %d of %s, which has %d", r.Budget, r.Name, len(limits))
 			continue
 		}
+		told[account{r.Name, r.Budget}] = true
 		limit, took := limits[r.Budget], accepted[r.Name]
-		if offered[r.Name] < 2*slices.Min(limits) {
+		if offered[r.Name] < 2*limit {
 			c.vacuous("only %d calls of %s were offered, of %d", offered[r.Name], r.Name, limit)
 		}
 		if took+r.Left > limit {
@@ -301,11 +346,22 @@ func (c *checker) accounts() {
 			c.violated("%s: %d calls of %d are gone, and %d lie in open leases", r.Name, gone, limit, r.Calls)
 		}
 		c.report.Budgets++
+		if len(limits) > 1 || c.limited(parent(r.Name)) {
+			c.report.Nested++
+		}
 		c.report.Spent += took
 		c.report.Unspent += r.Left
 		c.report.Forfeited += gone
 	}
+	for name := range offered {
+		for at := range c.budgets[name] {
+			if !told[account{name, at}] && !c.bygone(name) {
+				c.vacuous("nobody accounts for budget %d of %s", at, name)
+			}
+		}
+	}
 	c.enough("budgets", c.report.Budgets, c.least.Budgets)
+	c.enough("nested budgets", c.report.Nested, c.least.Nested)
 }
 
 // nodes holds the nodes against what was acknowledged, and against each other.
@@ -315,7 +371,7 @@ func (c *checker) nodes() {
 	seen := make(map[string]map[string]Presence) // by node, by name
 	states := make(map[string]bool)
 	for _, r := range c.records {
-		if r.Op != OpNode {
+		if r.Op != OpNode || r.Ended < c.restored && c.restored != math.MaxInt64 {
 			continue
 		}
 		if seen[r.Client] == nil {
@@ -340,8 +396,8 @@ func (c *checker) nodes() {
 		}
 	}
 	for _, node := range slices.Sorted(maps.Keys(seen)) {
-		for name, at := range c.issued {
-			if at < c.restored && c.restored != math.MaxInt64 {
+		for name := range c.issued {
+			if c.bygone(name) {
 				continue
 			}
 			_, acked := c.acked[name]
@@ -354,6 +410,7 @@ func (c *checker) nodes() {
 			}
 		}
 	}
+	changes := c.changes()
 	var longest string
 	for _, node := range slices.Sorted(maps.Keys(audits)) {
 		a, b := audits[node], audits[longest]
@@ -366,9 +423,26 @@ func (c *checker) nodes() {
 		if len(a) > len(b) {
 			longest = node
 		}
+		if len(a) < changes {
+			c.violated("%d changes were acknowledged, and the audit log of %s has %d records", changes, node, len(a))
+		}
 	}
 	c.enough("nodes that told their state", len(states), c.least.Nodes)
 	c.enough("nodes that told their audit log", len(audits), c.least.Nodes)
+}
+
+// changes is how many changes were acknowledged that an audit log has to have: those
+// since it was begun.
+func (c *checker) changes() (n int) {
+	for _, r := range c.records {
+		switch r.Op {
+		case OpIssue, OpRevoke, OpLease:
+			if !r.Unknown && r.Code == "" && (c.restored == math.MaxInt64 || r.Begun > c.restored) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // tell writes operations for people, in the order of their beginning.

@@ -14,15 +14,16 @@ const ms = int64(time.Millisecond)
 var testConfig = Config{
 	Bound: 2 * time.Second, Recovery: 500 * time.Millisecond,
 	Least: Least{
-		Operations: 8, Leases: 1, Late: 1, Siblings: 1, Accepted: 4, Budgets: 1, Troubled: 1, Nodes: 2,
+		Operations: 8, Leases: 1, Repeated: 1, Late: 1, Siblings: 1, Accepted: 4, Budgets: 3, Nested: 2, Troubled: 1, Nodes: 2,
 		Faults: map[string]int{"kill": 1},
 	},
 }
 
 // campaign is a small one in which all holds. a is a token with two branches, of
-// which one is revoked; b has a budget of 2; l has a budget that is leased.
+// which one is revoked; b has a budget of 2, and o one of 1 in one of 2; l has a
+// budget that is leased.
 func campaign() []Record {
-	audit := [][]byte{{1}, {2}, {3}}
+	audit := [][]byte{{1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}, {9}, {10}}
 	records := []Record{
 		{Op: OpIssue, Client: "c1", Name: "a", Begun: 1 * ms, Ended: 3 * ms},
 		{Op: OpNarrow, Name: "a/x"},
@@ -43,13 +44,22 @@ func campaign() []Record {
 		{Op: OpFault, Code: "kill", Begun: 40 * ms, Ended: 50 * ms},
 		{Op: OpCut, Client: "g2", Begun: 40 * ms, Ended: 50 * ms},
 		{Op: OpVerdict, Client: "g2", Name: "a/y", Code: "stale_revocations", Begun: 45 * ms, Ended: 45 * ms},
+		{Op: OpVerdict, Client: "g2", Name: "a/y", Code: "stale_revocations", Begun: 540 * ms, Ended: 540 * ms}, // not yet recovered
 		{Op: OpVerdict, Client: "g1", Name: "a/x", Code: "revoked", Begun: 2100 * ms, Ended: 2100 * ms},
 		{Op: OpVerdict, Client: "g1", Name: "a/y", Begun: 2100 * ms, Ended: 2100 * ms},
 		{Op: OpAccount, Name: "b", Left: 0},
 		{Op: OpNode, Client: "n1", Index: 7, Hash: "h"},
 		{Op: OpNode, Client: "n2", Index: 7, Hash: "h"},
 		{Op: OpNode, Client: "n1", Audit: audit},
-		{Op: OpNode, Client: "n2", Audit: audit[:2]},
+		{Op: OpNode, Client: "n2", Audit: audit[:9]},
+		{Op: OpRepeat, Client: "c1"},
+		{Op: OpIssue, Client: "c1", Name: "o", Limits: []uint64{1, 2}, Begun: 24 * ms, Ended: 25 * ms},
+		{Op: OpVerdict, Client: "g1", Name: "o", Begun: 46 * ms, Ended: 46 * ms},
+		{Op: OpAccount, Name: "o", Budget: 0},
+		{Op: OpAccount, Name: "o", Budget: 1, Left: 1},
+	}
+	for i := range int64(3) {
+		records = append(records, Record{Op: OpVerdict, Client: "g1", Name: "o", Code: "budget_exhausted", Begun: (70 + i) * ms, Ended: (70 + i) * ms})
 	}
 	for i := range int64(4) {
 		code := ""
@@ -59,7 +69,7 @@ func campaign() []Record {
 		records = append(records, Record{Op: OpVerdict, Client: "g1", Name: "b", Code: code, Begun: (60 + i) * ms, Ended: (60 + i) * ms})
 	}
 	for _, node := range []string{"n1", "n2"} {
-		for name, at := range map[string]Presence{"a": Live, "b": Live, "l": Live, "r": Revoked} {
+		for name, at := range map[string]Presence{"a": Live, "b": Live, "l": Live, "o": Live, "r": Revoked} {
 			records = append(records, Record{Op: OpNode, Client: node, Name: name, Seen: at})
 		}
 	}
@@ -71,7 +81,7 @@ func TestSoundCampaign(t *testing.T) {
 	if err := report.Err(); err != nil {
 		t.Error(err)
 	}
-	if report.Spent != 2 || report.Leased != 1 || report.Returned != 1 || report.Late != 1 || report.Siblings == 0 || report.Stale != 1 {
+	if report.Spent != 4 || report.Leased != 1 || report.Returned != 1 || report.Late != 1 || report.Siblings == 0 || report.Stale != 2 {
 		t.Errorf("reported %v", report)
 	}
 }
@@ -115,9 +125,20 @@ func TestViolations(t *testing.T) {
 			{Op: OpNode, Client: "n1", Name: "d", Seen: Live}, {Op: OpNode, Client: "n2", Name: "d", Seen: Live}}, nil},
 		{"lost on a node", `is "" on n2`, nil, func(r *Record) bool { return r.Op == OpNode && r.Client == "n2" && r.Name == "a" }},
 		{"revocation lost on a node", "r is live on n2", []Record{{Op: OpNode, Client: "n2", Name: "r", Seen: Live}}, nil},
+		{"revoked by nobody on a node", "a is revoked on n2", []Record{{Op: OpNode, Client: "n2", Name: "a", Seen: Revoked}}, nil},
 		{"states differ", "states differ at 7", []Record{{Op: OpNode, Client: "n2", Index: 7, Hash: "other"}}, nil},
-		{"audit logs differ", "audit record 2 differs", []Record{{Op: OpNode, Client: "n2", Audit: [][]byte{{4}}}}, nil},
+		{"audit logs differ", "audit record 9 differs", []Record{{Op: OpNode, Client: "n2", Audit: [][]byte{{4}}}}, nil},
+		{"audit log lost", "8 changes were acknowledged, and the audit log of n1 has 0 records", []Record{{Op: OpNode, Client: "n1"}},
+			func(r *Record) bool { return r.Op == OpNode && r.Client == "n1" && r.Audit != nil }},
+		{"unavailable for no reason", "otherwise: unavailable", []Record{verdict("g1", "a/y", "unavailable", 60)}, nil},
 		{"alive after a restore", "accepted b", []Record{{Op: OpRestore, Begun: 100 * ms}, verdict("g1", "b", "", 2200)}, nil},
+		{"unknown before a restore", "otherwise: unknown_key", []Record{{Op: OpRestore, Begun: 100 * ms}, verdict("g1", "a/y", "unknown_key", 60)}, nil},
+		{"unknown though it goes on", "otherwise: unknown_key", []Record{
+			{Op: OpRestore, Begun: 100 * ms, Backup: 33 * ms}, verdict("g1", "a/y", "unknown_key", 2200)}, nil},
+		{"revoked before the backup, and alive", "accepted a/x", []Record{
+			{Op: OpRestore, Begun: 100 * ms, Backup: 33 * ms}, verdict("g1", "a/x", "", 2200)}, nil},
+		{"given out again by a restore", "3 calls of b were accepted, of 2", []Record{
+			{Op: OpRestore, Begun: 100 * ms, Backup: 33 * ms}, verdict("g1", "b", "", 2200)}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -130,6 +151,19 @@ func TestViolations(t *testing.T) {
 				t.Errorf("found %q, not %q", all, tt.want)
 			}
 		})
+	}
+}
+
+// TestGoesOn holds that a revocation which a backup does not have is forgotten by a
+// restore that keeps an epoch.
+func TestGoesOn(t *testing.T) {
+	records := append(campaign(), Record{Op: OpRestore, Begun: 2200 * ms, Backup: 20 * ms},
+		Record{Op: OpVerdict, Client: "g1", Name: "a/x", Begun: 4300 * ms, Ended: 4300 * ms},
+		Record{Op: OpVerdict, Client: "g1", Name: "b", Code: "budget_exhausted", Begun: 4300 * ms, Ended: 4300 * ms})
+	cfg := testConfig
+	cfg.Least = Least{Bygone: 1}
+	if err := Check(cfg, records).Err(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -147,22 +181,72 @@ func TestUnknown(t *testing.T) {
 			t.Errorf("seen %s: %v", seen, err)
 		}
 	}
+	for _, left := range []uint64{1, 2} {
+		records := append(campaign(),
+			Record{Op: OpLease, Client: "c1", Name: "l", Begun: 30 * ms, Ended: 31 * ms, Unknown: true},
+			Record{Op: OpRead, Client: "c2", Name: "l", Seen: Live, Left: left, Begun: 50 * ms, Ended: 51 * ms})
+		if err := Check(testConfig, records).Err(); err != nil {
+			t.Errorf("%d left: %v", left, err)
+		}
+	}
 }
 
 // TestVacuous takes away all of a kind.
 func TestVacuous(t *testing.T) {
 	for op, want := range map[Op]string{
 		OpRead: "were linearizable reads", OpLease: "calls leased", OpReturn: "calls given back", OpVerdict: "acceptances",
-		OpAccount: "too few budgets", OpFault: "faults of kind kill", OpNode: "nodes that told",
+		OpAccount: "too few budgets", OpFault: "faults of kind kill", OpNode: "nodes that told", OpRepeat: "requests repeated",
 	} {
 		records := slices.DeleteFunc(campaign(), func(r Record) bool { return r.Op == op })
 		if got := Check(testConfig, records).Vacuous; !strings.Contains(fmt.Sprint(got), want) {
 			t.Errorf("without %s: %q", op, got)
 		}
 	}
-	unasked := slices.DeleteFunc(campaign(), func(r Record) bool { return r.Op == OpVerdict && r.Name == "b" && r.Code != "" })
-	if got := Check(testConfig, unasked).Vacuous; !strings.Contains(fmt.Sprint(got), "were offered") {
-		t.Errorf("a budget that was not offered twice over: %q", got)
+	refusalsOf := func(name string) func(r *Record) bool {
+		return func(r *Record) bool { return r.Op == OpVerdict && r.Name == name && r.Code != "" }
+	}
+	for _, tt := range []struct {
+		name, want string
+		gone       func(r *Record) bool
+		more       []Record
+	}{
+		{"less than 30 % reads", "3 of 12 operations were linearizable reads", func(r *Record) bool { return r.Op == OpRead && r.Begun == 24*ms }, nil},
+		{"a budget that was not offered twice over", "only 2 calls of b were offered, of 2", refusalsOf("b"), nil},
+		{"offers that came to no decision", "only 2 calls of b were offered, of 2", refusalsOf("b"),
+			[]Record{{Op: OpVerdict, Name: "b", Code: "unavailable"}, {Op: OpVerdict, Name: "b", Code: "unavailable"}}},
+		{"refusals of a branch, which may be for want of its own", "only 2 calls of b were offered, of 2", refusalsOf("b"), []Record{
+			{Op: OpVerdict, Name: "b/x", Code: "budget_exhausted"}, {Op: OpVerdict, Name: "b/x", Code: "budget_exhausted"}}},
+		{"the wider of two budgets", "only 3 calls of o were offered, of 2", func(r *Record) bool { return r.Begun == 70*ms }, nil},
+		{"a budget without an account", "nobody accounts for budget 1 of o", func(r *Record) bool { return r.Op == OpAccount && r.Budget == 1 }, nil},
+		{"no budget in another", "too few nested budgets", func(r *Record) bool { return r.Op == OpAccount && r.Name == "o" }, nil},
+		{"a sibling in nothing but being a token", "siblings accepted past the bound", func(r *Record) bool { return r.Name == "a/y" && r.Code == "" },
+			[]Record{{Op: OpVerdict, Client: "g1", Name: "a", Begun: 2100 * ms, Ended: 2100 * ms}}},
+		{"under faults by who was cut off alone", "verdicts under a fault", func(r *Record) bool { return r.Op == OpVerdict && r.Begun == 46*ms }, nil},
+		{"nothing shown after a restore", "refusals of what a restore has ended", func(*Record) bool { return false }, []Record{{Op: OpRestore, Begun: 2150 * ms}}},
+	} {
+		cfg := testConfig
+		if tt.name == "nothing shown after a restore" {
+			cfg.Least.Bygone = 1
+		}
+		records := append(slices.DeleteFunc(campaign(), func(r Record) bool { return tt.gone(&r) }), tt.more...)
+		if got := Check(cfg, records).Vacuous; !strings.Contains(fmt.Sprint(got), tt.want) {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+	}
+}
+
+// TestUndecided holds that a history has shown nothing for which no order was found in
+// time.
+func TestUndecided(t *testing.T) {
+	cfg := testConfig
+	cfg.HistoryTime = time.Nanosecond
+	records := campaign()
+	for i := range 40 { // which may each have happened at any time, or not
+		records = append(records, Record{Op: OpLease, Client: fmt.Sprint("d", i), Name: "l", Unknown: true, Begun: 1 * ms, Ended: 2 * ms})
+	}
+	records = append(records, Record{Op: OpRead, Client: "c3", Name: "l", Seen: Twice, Begun: 90 * ms, Ended: 91 * ms})
+	if all := fmt.Sprint(Check(cfg, records).Violations); !strings.Contains(all, "is Unknown to linearize") {
+		t.Error(all)
 	}
 }
 

@@ -26,7 +26,7 @@ func operations(records []Record) []porcupine.Operation {
 		case OpLease:
 			leased[r.Name] = true
 		case OpRestore:
-			restored = min(restored, r.Begun)
+			restored = r.Begun
 		case OpIssue:
 			issued[r.Name] = r.Begun
 		}
@@ -142,9 +142,6 @@ func stepLease(s tokenState, r Record) (bool, tokenState) {
 	return true, s
 }
 
-// historyTime bounds the search for one order of all operations.
-const historyTime = time.Minute
-
 func (c *checker) history() {
 	ops := operations(c.records)
 	known, reads := 0, 0
@@ -163,9 +160,13 @@ func (c *checker) history() {
 	if c.least.Operations > 0 && reads*10 < known*3 {
 		c.vacuous("%d of %d operations were linearizable reads", reads, known)
 	}
+	limit := c.cfg.HistoryTime
+	if limit == 0 {
+		limit = time.Minute
+	}
 	for _, part := range model.Partition(ops) {
 		// An Unknown is a failure: it has shown nothing.
-		if got := porcupine.CheckOperationsTimeout(single, part, historyTime); got != porcupine.Ok {
+		if got := porcupine.CheckOperationsTimeout(single, part, limit); got != porcupine.Ok {
 			c.violated("the history of %s, %d operations, is %s to linearize: %s", part[0].Input.(Record).Name, len(part), got, tell(part))
 		}
 	}

@@ -61,11 +61,15 @@ const (
 	// OpCut is a time in which guard Client, or every one where that is empty, had
 	// no way to any node of a quorum.
 	OpCut Op = "cut"
-	// OpRestore is a new incarnation: no token that was issued before it is good
-	// any more, and Begun is when it was acknowledged.
+	// OpRepeat is a request that was made a second time under its id, and answered.
+	OpRepeat Op = "repeat"
+	// OpRestore is a new incarnation, which there is one of: Begun is when the one
+	// before had ended. No token from before is good any more; or, where Backup says
+	// when the backup was asked for, they go on as they were then, without their budgets.
 	OpRestore Op = "restore"
 	// OpNode is one node at the end: Client is its name, then Index and Hash, or
-	// Audit, or Seen of one Name. It has as many records as it needs.
+	// Audit, or Seen of one Name. It has as many records as it needs. What one told
+	// before a restore (Ended) does not count.
 	OpNode Op = "node"
 )
 
@@ -98,6 +102,7 @@ type Record struct {
 	Seen   Presence `json:"seen,omitempty"`
 	Left   uint64   `json:"left,omitempty"`
 	Budget int      `json:"budget,omitempty"`
+	Backup int64    `json:"backup,omitempty"`
 	Index  uint64   `json:"index,omitempty"`
 	Hash   string   `json:"hash,omitempty"`
 	Audit  [][]byte `json:"audit,omitempty"`

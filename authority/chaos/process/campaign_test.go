@@ -41,7 +41,7 @@ func TestShort(t *testing.T) {
 	kinds := []string{"kill the leader", "freeze the leader", "partition the leader", "kill a follower", "lossy links"}
 	// A bound that holds on a machine with other work to do.
 	run(t, 5*time.Second, *firstSeed, kinds, 0, check.Least{
-		Operations: 200, Leases: 10, Late: 30, Siblings: 10, Accepted: 200, Budgets: 2, Troubled: 50, Nodes: 3,
+		Operations: 200, Leases: 10, Repeated: 10, Late: 30, Siblings: 10, Accepted: 200, Budgets: 2, Troubled: 50, Nodes: 3,
 	})
 }
 

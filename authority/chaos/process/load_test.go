@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,9 +29,10 @@ type credential struct {
 	name   string
 	id     capability.TokenID
 	token  *capability.Token
-	limits []uint64 // of the budgets that it adds to its parent's
-	spared bool     // never revoked
-	asked  bool     // its revocation has been asked for; guarded by load.mu
+	limits []uint64    // of the budgets that it adds to its parent's
+	spared bool        // never revoked
+	asked  bool        // its revocation has been asked for; guarded by load.mu
+	twin   *credential // that was derived beside it and is spared; nil: none
 }
 
 // load is what one client process does.
@@ -50,6 +52,7 @@ type load struct {
 	leases  []*credential // with a budget that is leased by hand; guarded by mu
 	living  []*credential // to be shown; guarded by mu
 	dead    []*credential // whose revocation has been asked for; guarded by mu
+	twins   []*credential // of those; guarded by mu
 	budgets []*credential // whose calls are counted; guarded by mu
 }
 
@@ -130,8 +133,14 @@ func change[T any](ctx context.Context, l *load, j *job, c *client.Client, do fu
 			pause(context.Background(), wait)
 			limited, cancel := context.WithTimeout(ctx, giveUp)
 			defer cancel()
+			begun := now()
 			second, err := do(limited, c)
-			if one, ok := <-first; ok && err == nil && !same(one, second) {
+			one, ok := <-first
+			if !ok || err != nil {
+				return
+			}
+			l.add(check.Record{Op: check.OpRepeat, Client: j.name + "'", Begun: begun, Ended: now()})
+			if !same(one, second) {
 				twice()
 			}
 		})
@@ -210,14 +219,15 @@ func (l *load) issueAndRevoke(ctx context.Context, j *job) {
 	made := []*credential{c}
 	c.spared = j.random.IntN(3) == 0
 	if j.random.IntN(2) == 0 { // two siblings, one of which may be revoked
-		for i, label := range []string{"x", "y"} {
+		for i, label := range []string{"y", "x"} {
 			sibling, err := l.narrow(c, label)
 			if err != nil {
 				panic(err)
 			}
-			sibling.spared = i == 1
+			sibling.spared = i == 0
 			made = append(made, sibling)
 		}
+		made[2].twin = made[1]
 		c.spared = true
 	}
 	l.mu.Lock()
@@ -236,6 +246,9 @@ func (l *load) revokeOne(ctx context.Context, j *job) {
 	if ok {
 		c.asked = true
 		l.dead = append(l.dead, c)
+		if c.twin != nil {
+			l.twins = append(l.twins, c.twin)
+		}
 	}
 	l.mu.Unlock()
 	if !ok {
@@ -313,13 +326,17 @@ func (l *load) readLeased(ctx context.Context, j *job, at *client.Client, c *cre
 	l.add(done)
 }
 
-// call shows guards what is good, and what has been revoked, again and again.
+// call shows guards what is good, what has been revoked and what was derived beside
+// that, again and again.
 func (l *load) call(ctx context.Context, j *job) {
 	for range 2 {
 		l.mu.Lock()
 		from := l.living
-		if j.random.IntN(3) == 0 {
+		switch j.random.IntN(6) {
+		case 0, 1:
 			from = l.dead
+		case 2:
+			from = l.twins
 		}
 		c, ok := pick(from, j.random)
 		l.mu.Unlock()
@@ -454,8 +471,8 @@ func (l *load) do(command string) error {
 	defer cancel()
 	pause(ctx, l.cfg.Bound+100*time.Millisecond)
 	for _, service := range l.cfg.Guards {
-		for _, all := range [][]*credential{l.living[max(0, len(l.living)-recent):], l.dead[max(0, len(l.dead)-recent):]} {
-			for _, c := range all {
+		for _, all := range [][]*credential{l.living, l.dead, l.twins} {
+			for _, c := range all[max(0, len(all)-recent):] {
 				if _, err := l.show(ctx, c, service); err != nil {
 					return err
 				}
@@ -469,13 +486,21 @@ func (l *load) do(command string) error {
 // refuses; not for ever, since one that can be overspent never ends.
 func (l *load) exhaust(ctx context.Context) error {
 	for _, c := range l.budgets {
-		least, refused := c.limits[0], 0
-		for offered := uint64(0); offered < 2*least || refused < 2*len(l.cfg.Guards) && offered < 4*least+50; offered++ {
-			verdict, err := l.show(ctx, c, l.cfg.Guards[offered%uint64(len(l.cfg.Guards))])
+		least, refused, offered := slices.Max(c.limits), 0, uint64(0)
+		for turn := range 4*least + 50 {
+			if offered >= 2*least && refused >= 2*len(l.cfg.Guards) {
+				break
+			}
+			verdict, err := l.show(ctx, c, l.cfg.Guards[turn%uint64(len(l.cfg.Guards))])
 			if err != nil {
 				return err
 			}
-			if refused++; verdict != string(capability.CodeBudgetExhausted) {
+			switch verdict {
+			case "":
+				offered, refused = offered+1, 0
+			case string(capability.CodeBudgetExhausted):
+				offered, refused = offered+1, refused+1
+			default:
 				refused = 0
 			}
 		}

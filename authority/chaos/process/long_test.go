@@ -30,7 +30,7 @@ func TestCampaign(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			run(t, 2*time.Second, seed, kinds, *lasts, check.Least{
-				Operations: 2000, Leases: 50, Late: 500, Siblings: 200, Accepted: 2000, Budgets: 8, Troubled: 1000, Nodes: 3,
+				Operations: 2000, Leases: 50, Repeated: 200, Late: 500, Siblings: 200, Accepted: 2000, Budgets: 8, Nested: 4, Troubled: 1000, Nodes: 3,
 			})
 		})
 	}

@@ -45,6 +45,7 @@ type Network struct {
 	changed   chan struct{}        // closed and replaced when a link comes up; guarded by mu
 	sum       hash.Hash            // of all that was sent; guarded by mu
 	frozen    map[string]*freezing // by host; guarded by mu
+	met       int                  // guarded by mu
 }
 
 // freezing is a time in which a host stands still.
@@ -162,6 +163,13 @@ func (n *Network) Sum() []byte {
 	return n.sum.Sum(nil)
 }
 
+// Met is how many connections and writes so far met a link that was not perfect.
+func (n *Network) Met() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.met
+}
+
 // wake has whoever waits for a link look again.
 func (n *Network) wake() {
 	close(n.changed)
@@ -234,6 +242,9 @@ func (h *Host) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		var there, back Link
 		if l != nil {
 			there, back = n.links[[2]string{h.name, l.host.name}], n.links[[2]string{l.host.name, h.name}]
+		}
+		if there != (Link{}) || back != (Link{}) {
+			n.met++
 		}
 		n.mu.Unlock()
 		if there.Down || back.Down {

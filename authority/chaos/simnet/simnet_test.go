@@ -74,6 +74,9 @@ func TestLinks(t *testing.T) {
 		if _, err := to.Read(make([]byte, 8)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("a link that is down delivered: %v", err)
 		}
+		if met := n.Met(); met != 2 {
+			t.Errorf("%d writes met a link that was not perfect, not one that was slow and one that was held up", met)
+		}
 		if err := to.SetReadDeadline(time.Time{}); err != nil {
 			t.Fatal(err)
 		}

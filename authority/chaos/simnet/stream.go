@@ -50,6 +50,9 @@ func (s *stream) push(g segment) error {
 	fmt.Fprintf(s.net.sum, "%s %s %d %d %v\n", s.from, s.to, time.Now().UnixNano(), len(g.data), g.end)
 	s.net.sum.Write(g.data)
 	l, rng := s.net.links[s.way()], s.net.rng
+	if l != (Link{}) {
+		s.net.met++
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
