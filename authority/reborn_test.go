@@ -342,6 +342,29 @@ func TestRefusedIncarnation(t *testing.T) {
 	}
 }
 
+// TestTwoRestores of one backup are two incarnations: a replica of the first drops
+// what it has when it meets the second.
+func TestTwoRestores(t *testing.T) {
+	cfg := testConfig(t)
+	a, _ := openNode(t, cfg)
+	b := takeBackup(t, a)
+	closeNode(t, a)
+	var first uint64
+	for _, later := range []time.Duration{0, 2 * time.Second} {
+		next := elsewhere(t, cfg)
+		next.KeyFile = cfg.KeyFile
+		next.Clock = func() time.Time { return time.Now().Add(later) }
+		reborn, err := Restore(t.Context(), Rebirth{Config: next}, openBackup(t, b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reborn.Incarnation == first {
+			t.Errorf("both are incarnation %d", first)
+		}
+		first = reborn.Incarnation
+	}
+}
+
 // TestRecover: a node by itself goes on, in a new incarnation.
 func TestRecover(t *testing.T) {
 	cfg := testConfig(t)

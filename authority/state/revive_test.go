@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	bolt "go.etcd.io/bbolt"
+
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/capability"
 )
@@ -116,7 +118,29 @@ func TestReviveLetsNothingComeBack(t *testing.T) {
 	r.must(KindSetMember, &SetMember{Member: removed})
 	r.must(KindRemoveMember, &RemoveMember{ID: "gone", Reason: "broken"})
 	r.must(KindAddJoinToken, &AddJoinToken{Hash: Digest{5}, Until: r.stamp + 10_000})
+	r.must(KindSetRoots, &SetRoots{Name: "factory", PEM: []byte("certificates")})
+	r.must(KindSetPolicy, &SetPolicy{Name: "prod", Document: []byte(`{"format":1}`)})
+	r.must(KindAttest, r.evidence("c"))
 	kept := r.issue("kept", "corp", "carol")
+	// answered is how many requests, and how many challenges, are remembered.
+	answered := func() (requests, challenges int) {
+		t.Helper()
+		err := r.m.db.Load().View(func(tx *bolt.Tx) error {
+			requests = tx.Bucket(bucketRequests).Stats().KeyN
+			c := tx.Bucket(bucketAttest).Cursor()
+			for k, _ := c.Seek([]byte{keyChallenge}); k != nil && k[0] == keyChallenge; k, _ = c.Next() {
+				challenges++
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return requests, challenges
+	}
+	if requests, challenges := answered(); requests == 0 || challenges != 1 {
+		t.Fatalf("%d requests and %d challenges to forget", requests, challenges)
+	}
 	before, _ := r.m.AuditEdge()
 
 	b := revival(r, 1)
@@ -142,6 +166,9 @@ func TestReviveLetsNothingComeBack(t *testing.T) {
 	}
 	r.must(KindRevive, b)
 
+	if requests, challenges := answered(); requests+challenges != 0 {
+		t.Errorf("%d requests and %d challenges of before are remembered", requests, challenges)
+	}
 	after, _ := r.m.AuditEdge()
 	if c := r.m.Cluster(); c.Incarnation != b.Incarnation || c.Origin != b.Origin || c.Key != 1 || after.Size() < 2 || after.Size() >= before.Size() {
 		t.Errorf("%+v, %d records after %d", c, after.Size(), before.Size())
