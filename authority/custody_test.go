@@ -1,6 +1,7 @@
 package authority_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/raftstore"
+	"github.com/writ-dev/writ/raftstore/raftstoretest"
 )
 
 // pinned asks a node over a new connection, with a pin.
@@ -391,4 +393,27 @@ func TestBackupAsksAQuorum(t *testing.T) {
 	}
 	c.Heal()
 	until(t, "the node gives a backup again", func() bool { return save() == nil })
+}
+
+// TestBackupThatFails on its way is cut off for whoever fetches it: it does not look
+// like one that ended.
+func TestBackupThatFails(t *testing.T) {
+	disk := new(raftstoretest.Disk)
+	n := authoritytest.Start(t, authoritytest.Options{Authority: func(cfg *authority.Config) { cfg.Faults = disk }})
+	n.Mint(t, "corp", "agent")
+	root := n.Root()
+	defer root.Close()
+	disk.Full()
+	var b bytes.Buffer
+	if err := root.SaveSnapshot(t.Context(), &b); err == nil {
+		t.Errorf("%d bytes, and no error", b.Len())
+	}
+	disk.Heal()
+	b.Reset()
+	if err := root.SaveSnapshot(t.Context(), &b); err != nil {
+		t.Error(err)
+	}
+	if _, err := authority.OpenBackup(bytes.NewReader(b.Bytes()), int64(b.Len())); err != nil {
+		t.Error(err)
+	}
 }
