@@ -489,3 +489,62 @@ func TestStreamsKeepApart(t *testing.T) {
 		})
 	}
 }
+
+// TestSilentStream: one that has answered nothing for longer than the bound is cut, so
+// that another node is asked: this one may be frozen, or cut off from the rest.
+func TestSilentStream(t *testing.T) {
+	for _, k := range []struct {
+		silent time.Duration // beside the bound
+		cut    bool
+	}{{0, false}, {1, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			o := newOffline(t)
+			var err error
+			if o.client, err = client.New(client.Config{Addrs: []string{"a:1"}, CAFingerprint: strings.Repeat("ab", 32), Token: "writ_x"}); err != nil {
+				t.Fatal(err)
+			}
+			defer o.client.Close()
+			s := o.stream(0, 1)
+			s.pulse = o.clock - o.bound.Load() - int64(k.silent)
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			go s.watch(ctx, cancel)
+			time.Sleep(time.Duration(o.bound.Load()))
+			synctest.Wait()
+			if got := errors.Is(context.Cause(ctx), errSilent); got != k.cut {
+				t.Errorf("silent for the bound and %d ns: %v", k.silent, context.Cause(ctx))
+			}
+		})
+	}
+}
+
+// TestNextNode: a stream that ended goes on to the next node, and past the one that the
+// other stream is at, but for every other time: together is better than nowhere.
+func TestNextNode(t *testing.T) {
+	for _, k := range []struct {
+		addrs    []string
+		other    int // where the other stream is
+		at       int
+		failures int
+		want     int
+	}{
+		{[]string{"a:1", "b:1", "c:1"}, 2, 0, 1, 1},
+		{[]string{"a:1", "b:1", "c:1"}, 1, 0, 1, 2},
+		{[]string{"a:1", "b:1", "c:1"}, 0, 2, 3, 1},
+		{[]string{"a:1", "b:1", "c:1"}, 1, 0, 2, 1},
+		{[]string{"a:1", "b:1"}, 1, 0, 1, 0},
+		{[]string{"a:1", "b:1"}, 1, 0, 2, 1},
+		{[]string{"a:1"}, 0, 0, 1, 0},
+	} {
+		o := newOffline(t)
+		var err error
+		if o.client, err = client.New(client.Config{Addrs: k.addrs, CAFingerprint: strings.Repeat("ab", 32), Token: "writ_x"}); err != nil {
+			t.Fatal(err)
+		}
+		o.feed.nodes[1] = k.other
+		if got := o.nextNode(0, k.at, k.failures); got != k.want {
+			t.Errorf("%d nodes, the other stream at %d: from %d, after %d failures, to %d and not %d", len(k.addrs), k.other, k.at, k.failures, got, k.want)
+		}
+		o.client.Close()
+	}
+}
