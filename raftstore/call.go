@@ -131,8 +131,8 @@ func (l *link) readHead(r io.Reader, head []byte) (payload int, err error) {
 func (t *Transport) answer(c *peerConn) {
 	l := t.newLink(c)
 	defer l.cut()
-	slots := make(chan struct{}, maxCalls)
-	ownSlots := make(chan struct{}, maxCalls) // so that others' calls never hold up a read
+	slots := make(chan struct{}, MaxCalls)
+	ownSlots := make(chan struct{}, MaxCalls) // so that others' calls never hold up a read
 	r := bufio.NewReaderSize(c, 16<<10)
 	var head [requestHead]byte
 	for {

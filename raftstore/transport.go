@@ -19,11 +19,11 @@ import (
 // Defaults and limits of a Transport.
 const (
 	DefaultMaxCall = 2 << 20 // bytes of a request or an answer
+	MaxCalls       = 256     // of one peer under way at a time; one more is ErrBusy
 
-	maxCalls      = 256 // of one peer's connection under way at a time
-	maxPeerConns  = 64  // accepted of one peer
-	maxHandshakes = 64  // of strangers under way
-	raftPool      = 3   // idle connections kept for Raft to each peer
+	maxPeerConns  = 64 // accepted of one peer
+	maxHandshakes = 64 // of strangers under way
+	raftPool      = 3  // idle connections kept for Raft to each peer
 )
 
 // The protocols on a connection, by ALPN; the cluster's name follows.

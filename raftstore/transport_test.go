@@ -131,14 +131,14 @@ func TestCallsAreBounded(t *testing.T) {
 		return nil, nil
 	})
 	b.Handle(methodTerm, echo)
-	results := make(chan error, maxCalls+8)
+	results := make(chan error, MaxCalls+8)
 	for range cap(results) {
 		go func() {
 			_, err := a.Call(t.Context(), "n2", b.cfg.Advertise, testMethod, nil)
 			results <- err
 		}()
 	}
-	for range cap(results) - maxCalls {
+	for range cap(results) - MaxCalls {
 		if err := <-results; !errors.Is(err, ErrBusy) {
 			t.Errorf("one too many: %v", err)
 		}
@@ -147,12 +147,12 @@ func TestCallsAreBounded(t *testing.T) {
 		t.Errorf("read of a busy node: %v", err)
 	}
 	close(release)
-	for range maxCalls {
+	for range MaxCalls {
 		if err := <-results; err != nil {
 			t.Error(err)
 		}
 	}
-	if n := most.Load(); n > maxCalls {
+	if n := most.Load(); n > MaxCalls {
 		t.Errorf("%d at once", n)
 	}
 }

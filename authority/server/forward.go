@@ -49,7 +49,12 @@ func (x *exchange) forward() (bool, error) {
 		}
 	}
 	propagation.TraceContext{}.Inject(x.ctx(), propagation.HeaderCarrier(f.Header)) // the leader's span belongs beneath this node's
+	way := &x.s.passing[x.route.lane]
+	if !way.enter(x.ctx()) {
+		return true, errOverloaded
+	}
 	answer, err := x.s.a.Forward(x.ctx(), f)
+	way.leave()
 	if answer == nil || err != nil {
 		return err != nil, err
 	}

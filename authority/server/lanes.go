@@ -35,6 +35,23 @@ func newLanes(l *Limits) (lanes [lanesCount]lane) {
 	return lanes
 }
 
+// passingAtATime is how many calls of a lane a follower has the leader answer at a
+// time. Together they are fewer than a node takes of one peer (raftstore.MaxCalls),
+// and the rest is for the nodes' own.
+var passingAtATime = [lanesCount]int{laneIssues: 112, laneRevocations: 32, laneLeases: 32, laneReads: 32, laneAttest: 32}
+
+// newPassing keeps the lanes apart on their way to the leader too: one peer's calls
+// share a bound there, and what is refused would be asked again and again until its
+// turn came, revocations behind all the issues that do the same.
+func newPassing() (lanes [lanesCount]lane) {
+	for k, n := range passingAtATime {
+		if n > 0 {
+			lanes[k].room = make(chan struct{}, n)
+		}
+	}
+	return lanes
+}
+
 // enter takes room; it reports false when there is none.
 func (l *lane) enter(ctx context.Context) bool {
 	if l.room == nil {

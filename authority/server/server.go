@@ -118,6 +118,7 @@ type Server struct {
 	proofs   *pop.Verifier
 	mux      *http.ServeMux
 	lanes    [lanesCount]lane
+	passing  [lanesCount]lane // calls that this node has passed on to the leader
 	// strangers bounds the bodies of calls without a credential, of which one
 	// connection can have hundreds under way.
 	strangers lane
@@ -169,7 +170,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	s.feeds, s.endFeeds = context.WithCancel(context.Background())
-	s.lanes = newLanes(&cfg.Limits)
+	s.lanes, s.passing = newLanes(&cfg.Limits), newPassing()
 	s.strangers = lane{room: make(chan struct{}, cfg.Limits.Connections), shed: true}
 	s.metrics = newMetrics(s)
 	for _, rt := range routes() {
@@ -203,6 +204,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 	cfg = cfg.Clone()
 	cfg.MinVersion = tls.VersionTLS13
+	cfg = limitHandshakes(cfg, handshakesAtATime())
 	srv := &http.Server{
 		Handler:           s.Handler(),
 		TLSConfig:         cfg,
