@@ -301,6 +301,9 @@ func (c *checker) accounts() {
 	// nobody knows whose they were; it counts for what was shown. One that was refused
 	// for another reason, or could not be decided, was offered to no budget.
 	offered, accepted := make(map[string]uint64), make(map[string]uint64)
+	// One that waited for its calls, and for which the guard was stale or the token
+	// revoked by then, may have spent them all the same (capability.Verifier).
+	spoiled := make(map[string]uint64)
 	for _, r := range c.records {
 		switch {
 		case r.Op != OpVerdict || !c.limited(r.Name):
@@ -311,6 +314,10 @@ func (c *checker) accounts() {
 			}
 		case r.Code == "budget_exhausted":
 			offered[r.Name]++
+		case (r.Code == "stale_revocations" || r.Code == "revoked") && r.Ended > r.Begun:
+			for _, name := range lineage(r.Name) {
+				spoiled[name]++
+			}
 		}
 	}
 	for name, limits := range c.budgets {
@@ -342,8 +349,9 @@ func (c *checker) accounts() {
 			continue
 		}
 		gone := limit - took - r.Left
-		if gone > r.Calls {
-			c.violated("%s: %d calls of %d are gone, and %d lie in open leases", r.Name, gone, limit, r.Calls)
+		if gone > r.Calls+spoiled[r.Name] {
+			c.violated("%s: %d calls of %d are gone; %d lie in open leases, and %d were refused after they had waited",
+				r.Name, gone, limit, r.Calls, spoiled[r.Name])
 		}
 		c.report.Budgets++
 		if len(limits) > 1 || c.limited(parent(r.Name)) {

@@ -167,6 +167,21 @@ func TestGoesOn(t *testing.T) {
 	}
 }
 
+// TestSpoiled holds that a call which waited is spent if the guard is stale by then, and
+// one that did not wait is not.
+func TestSpoiled(t *testing.T) {
+	for _, waited := range []int64{0, 1} {
+		records := slices.DeleteFunc(campaign(), func(r Record) bool { return r.Op == OpVerdict && r.Name == "b" && r.Begun == 60*ms })
+		for i := range 2 {
+			records = append(records, Record{Op: OpVerdict, Client: "g1", Name: "b", Code: "budget_exhausted", Begun: int64(80 + i), Ended: int64(80 + i)})
+		}
+		records = append(records, Record{Op: OpVerdict, Client: "g2", Name: "b", Code: "stale_revocations", Begun: 45 * ms, Ended: (45 + waited) * ms})
+		if err := Check(testConfig, records).Err(); (err == nil) != (waited > 0) {
+			t.Errorf("after %d ms: %v", waited, err)
+		}
+	}
+}
+
 // TestUnknown holds that an operation of unknown fate may have happened, late, or not.
 func TestUnknown(t *testing.T) {
 	for _, seen := range []Presence{Live, Revoked} {

@@ -17,7 +17,6 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/chaos/check"
 	"github.com/writ-dev/writ/authority/client"
-	"github.com/writ-dev/writ/capability"
 )
 
 var firstSeed = flag.Uint64("process.seed", 1, "the first seed")
@@ -243,16 +242,6 @@ func (r *campaign) account(ctx context.Context, records []check.Record) ([]check
 
 // budgets accounts for each budget that guards have spent.
 func budgets(ctx context.Context, c *client.Client, records []check.Record, known map[string]api.TokenInfo) (told []check.Record, err error) {
-	// A call that waited for its budgets, and for which the guard was stale by
-	// then, has spent them (capability.Verifier).
-	forfeited := make(map[string]uint64)
-	for _, v := range records {
-		if v.Op == check.OpVerdict && v.Code == string(capability.CodeStaleRevocations) {
-			for name := v.Name; name != ""; name = parentOf(name) {
-				forfeited[name]++
-			}
-		}
-	}
 	for _, b := range records {
 		if b.Op != check.OpIssue && b.Op != check.OpNarrow || b.Unknown || len(b.Limits) == 0 || strings.HasPrefix(b.Name, byHand) {
 			continue
@@ -266,7 +255,7 @@ func budgets(ctx context.Context, c *client.Client, records []check.Record, know
 			account := check.Record{Op: check.OpAccount, Name: b.Name, Budget: i, Left: limit} // none was leased
 			for _, at := range info.Budgets {
 				if at.Limit == limit { // the limits of one token's budgets differ
-					account.Left, account.Calls = at.Remaining, at.Leased+forfeited[b.Name]
+					account.Left, account.Calls = at.Remaining, at.Leased
 				}
 			}
 			told = append(told, account)
