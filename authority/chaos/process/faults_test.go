@@ -192,8 +192,12 @@ func (r *campaign) lateRequests(ctx context.Context, _ scene) (undo, error) {
 	}
 	pause(ctx, 2500*time.Millisecond)
 	return func(context.Context) error {
+		waited := 0
 		for _, w := range r.clients {
-			w.link.release()
+			waited += w.link.release()
+		}
+		if waited == 0 {
+			return errors.New("vacuous: no client sent anything")
 		}
 		return nil
 	}, nil

@@ -22,6 +22,7 @@ type link struct {
 	delay   time.Duration // of what comes, either way; guarded by mu
 	loss    float64       // the part of what comes that is late, as if sent again; guarded by mu
 	held    chan struct{} // what goes to the nodes waits until it is closed; nil: it does not; guarded by mu
+	waited  int           // how much waited; guarded by mu
 	targets []string      // by place; guarded by mu
 }
 
@@ -106,6 +107,9 @@ func (l *link) pump(to, from net.Conn, outward bool) {
 func (l *link) wait(outward bool) {
 	l.mu.Lock()
 	delay, held := l.delay, l.held
+	if held != nil && outward {
+		l.waited++
+	}
 	if l.loss > 0 && l.random.Float64() < l.loss {
 		delay += 200 * time.Millisecond // the shortest after which TCP sends again
 	}
@@ -124,20 +128,21 @@ func (l *link) slow(delay time.Duration, loss float64) {
 	l.delay, l.loss = delay, loss
 }
 
-// hold holds up what goes to the nodes, until release.
+// hold holds up what goes to the nodes, until release, which says how much waited.
 func (l *link) hold() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held == nil {
-		l.held = make(chan struct{})
+		l.held, l.waited = make(chan struct{}), 0
 	}
 }
 
-func (l *link) release() {
+func (l *link) release() (waited int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held != nil {
 		close(l.held)
 		l.held = nil
 	}
+	return l.waited
 }
