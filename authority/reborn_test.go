@@ -84,6 +84,10 @@ func TestRestoreLetsNothingComeBack(t *testing.T) {
 		}
 		return r
 	}
+	oldest, err := a.AuditCheckpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	leaked, spent, good := issue("action read"), issue("max-calls 2"), issue("action read")
 	service, err := a.AddService(t.Context(), Call{Caller: root}, &api.ServiceRequest{Name: "files", Audiences: []string{"corp"}})
 	if err != nil {
@@ -91,6 +95,11 @@ func TestRestoreLetsNothingComeBack(t *testing.T) {
 	}
 	b := takeBackup(t, a)
 	rootText := root.Credential.Text()
+	strange, _ := openNode(t, testConfig(t))
+	foreign, err := strange.AuditCheckpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	// Since then: revoked, spent, joined, issued.
 	if _, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeToken, Token: leaked.ID.String(), Reason: "leaked"}); err != nil {
@@ -120,6 +129,12 @@ func TestRestoreLetsNothingComeBack(t *testing.T) {
 		t.Error("a backup shows who owns what")
 	}
 
+	for name, checkpoint := range map[string]string{"older than the backup": oldest.Checkpoint, "of another log": foreign.Checkpoint, "none": "nonsense"} {
+		r := Rebirth{Config: elsewhere(t, cfg), Recovery: recovery, Checkpoint: []byte(checkpoint)}
+		if _, err := Restore(t.Context(), r, openBackup(t, b)); !errors.Is(err, ErrConfig) {
+			t.Errorf("a checkpoint %s: %v", name, err)
+		}
+	}
 	for _, keep := range [][]uint32{nil, {1}} {
 		next := elsewhere(t, cfg)
 		r := Rebirth{Config: next, Recovery: recovery, KeepEpochs: keep, Checkpoint: []byte(newest.Checkpoint)}
@@ -166,6 +181,9 @@ func TestRestoreLetsNothingComeBack(t *testing.T) {
 		}
 		if _, err := n.Join(t.Context(), Call{}, &api.JoinRequest{Name: "files", JoinSecret: service.JoinSecret}); err == nil {
 			t.Error("a join secret that was spent is good again")
+		}
+		if _, _, err := openBackup(t, takeBackup(t, n)).Inspect(recovery); err != nil {
+			t.Errorf("the recovery recipient is forgotten: %v", err)
 		}
 		// It works.
 		fresh, err := n.Issue(t.Context(), Call{Caller: newRoot}, issueRequest("action read"))

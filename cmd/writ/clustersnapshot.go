@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/writ-dev/writ/authority"
+	"github.com/writ-dev/writ/authority/atomicfile"
 	"github.com/writ-dev/writ/authority/seal"
 )
 
@@ -38,7 +40,12 @@ audit directories.`,
 			if out == "" || out == "-" {
 				return usage(cmd, "--out is required")
 			}
-			h, size, err := a.saveSnapshot(cmd, &conn, out)
+			c, err := conn.open(a)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			h, size, err := saveSnapshot(out, func(w io.Writer) error { return c.SaveSnapshot(cmd.Context(), w) })
 			if err != nil {
 				return err
 			}
@@ -59,16 +66,11 @@ type snapshotAnswer struct {
 	Summary *authority.BackupSummary `json:"summary,omitempty"`
 }
 
-// saveSnapshot saves to a name of its own first, and reads that again.
-func (a *app) saveSnapshot(cmd *cobra.Command, conn *connection, out string) (h authority.BackupHeader, size int64, err error) {
+// saveSnapshot has save write to a name of its own first, and reads that again.
+func saveSnapshot(out string, save func(io.Writer) error) (h authority.BackupHeader, size int64, err error) {
 	if _, err := os.Lstat(out); err == nil {
 		return h, 0, &failure{Code: "exists", Message: out + ": file exists", Hint: "a backup is not written over another"}
 	}
-	c, err := conn.open(a)
-	if err != nil {
-		return h, 0, err
-	}
-	defer c.Close()
 	f, err := os.CreateTemp(filepath.Dir(out), ".writ-backup-")
 	if err != nil {
 		return h, 0, err
@@ -76,7 +78,7 @@ func (a *app) saveSnapshot(cmd *cobra.Command, conn *connection, out string) (h 
 	defer os.Remove(f.Name())
 	defer f.Close()
 	w := bufio.NewWriterSize(f, 1<<20)
-	if err := c.SaveSnapshot(cmd.Context(), w); err != nil {
+	if err := save(w); err != nil {
 		return h, 0, err
 	}
 	if err := errors.Join(w.Flush(), f.Sync()); err != nil {
@@ -90,7 +92,7 @@ func (a *app) saveSnapshot(cmd *cobra.Command, conn *connection, out string) (h 
 	if err != nil {
 		return h, 0, err
 	}
-	return b.Header, info.Size(), os.Rename(f.Name(), out)
+	return b.Header, info.Size(), atomicfile.Rename(f.Name(), out)
 }
 
 func printHeader(p *printer, a *app, h authority.BackupHeader, size int64) {
