@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,6 +95,8 @@ func TestIssuesHoldUpNothingElse(t *testing.T) {
 	}
 	// Nothing is proposed before there is somebody in every lane.
 	free := make(chan struct{})
+	open := sync.OnceFunc(func() { close(free) })
+	t.Cleanup(open)
 	a.proposer.may = func(time.Time) error { <-free; return nil }
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -128,7 +131,7 @@ func TestIssuesHoldUpNothingElse(t *testing.T) {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	close(free)
+	open()
 	for range 3 {
 		if err := <-done; err != nil {
 			t.Error(err)
