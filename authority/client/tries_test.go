@@ -58,6 +58,32 @@ func TestSilentNode(t *testing.T) {
 	}
 }
 
+// TestTwoSilentNodes: each costs a moment, whether it is the first that is asked or not.
+func TestTwoSilentNodes(t *testing.T) {
+	ca := newPKI(t)
+	release := make(chan struct{})
+	var addrs []string
+	for range 2 {
+		silent := ca.server(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}, ca.leaf(nil), 0)
+		addrs = append(addrs, silent.Listener.Addr().String())
+	}
+	defer close(release)
+	well := ca.server(answerStatus, ca.leaf(nil), 0)
+	c := testClient(t, Config{
+		Addrs: append(addrs, well.Listener.Addr().String()), CAFingerprint: ca.pin(), Timeout: time.Minute,
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // half of what a node may take
+	defer cancel()
+	if _, err := c.Status(ctx); err != nil {
+		t.Errorf("a third node is well: %v", err)
+	}
+}
+
 // TestSlowNode: where the others cannot answer, the one that was slow still counts.
 func TestSlowNode(t *testing.T) {
 	ca := newPKI(t)
