@@ -269,11 +269,15 @@ var faults = []fault{
 		if err != nil {
 			return nil, nil, err
 		}
-		_ = leader.with(ctx, func(ctx context.Context, a *authority.Authority) error {
+		err = leader.with(ctx, func(ctx context.Context, a *authority.Authority) error {
 			_, err := a.Lead(ctx, n.name)
 			return err
 		})
-		return undo, nil, nil
+		s.event("transfer from %s to %s: %v", leader.name, n.name, err)
+		if err != nil {
+			err = errNotMade
+		}
+		return undo, nil, err
 	}),
 	{"a node is replaced", func(s *sim, ctx context.Context, r *rand.Rand) (func() error, []string, error) {
 		if s.made == voters+spare {
