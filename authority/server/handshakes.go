@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"runtime"
+	"sync"
+	"time"
 )
 
 // handshakes lets a few TLS handshakes be computed at a time. Each takes a processor
@@ -28,9 +30,14 @@ func limitHandshakes(cfg *tls.Config, n int) *tls.Config {
 	return cfg
 }
 
+// handshakeMost is how long one handshake keeps its room. A client that is asked to
+// say hello again (RFC 8446 section 4.1.4) can keep this end waiting in the middle of
+// its part: a few of these would otherwise keep everybody else out.
+const handshakeMost = 20 * time.Millisecond
+
 // enter waits for room once the client has said hello, so that who says nothing takes
 // none. It is given up when this end has computed and sent its part, or the handshake
-// has ended: what the client does then costs little, and may take it long.
+// has ended, or has taken too long: what the client does then costs little.
 func (h *handshakes) enter(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	ctx := hello.Context()
 	select {
@@ -38,11 +45,14 @@ func (h *handshakes) enter(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	leave := context.AfterFunc(ctx, func() { <-h.room })
+	leave := sync.OnceFunc(func() { <-h.room })
+	context.AfterFunc(ctx, leave)
+	time.AfterFunc(handshakeMost, leave)
 	cfg := h.cfg
 	if cfg.GetConfigForClient != nil {
 		own, err := cfg.GetConfigForClient(hello)
 		if err != nil {
+			leave()
 			return nil, err
 		}
 		if own != nil {
@@ -52,9 +62,7 @@ func (h *handshakes) enter(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	verify := cfg.VerifyConnection
 	cfg = cfg.Clone()
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		if leave() {
-			<-h.room
-		}
+		leave()
 		if verify != nil {
 			return verify(state)
 		}

@@ -90,6 +90,15 @@ func TestHandshakesAreFewAtATime(t *testing.T) {
 		if err := <-waits; err != nil {
 			t.Errorf("after the one before has gone: %v", err)
 		}
+		// Nor does one keep its room for as long as it likes.
+		deafAgain, client := connect(func(c net.Conn) net.Conn { return deaf{c, end} })
+		go func() { _ = client.Handshake() }()
+		synctest.Wait()
+		began := time.Now()
+		if err := <-good(); err != nil || time.Since(began) > handshakeMost {
+			t.Errorf("behind one that stalls: %v, after %v", err, time.Since(began))
+		}
+		deafAgain.Close()
 		silent.Close()
 	})
 }
