@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/authority/api"
+	"github.com/writ-dev/writ/authority/state"
 	"github.com/writ-dev/writ/capability"
 )
 
@@ -225,6 +226,37 @@ func TestFeedSnapshot(t *testing.T) {
 	ahead.Index += 1000
 	err = a.Feed(t.Context(), root, FeedRequest{Audiences: []string{"corp"}, From: ahead}, func(*api.FeedEvent) error { return nil })
 	wantCode(t, err, capability.CodeUnavailable) // a node that is behind does not answer
+}
+
+// TestFeedFromTooFarBack: whoever comes from before what is kept gets a snapshot, and
+// all that was revoked since is in it.
+func TestFeedFromTooFarBack(t *testing.T) {
+	cfg := testConfig(t)
+	a, root := openNode(t, cfg)
+	from := a.cursor()
+	if _, err := a.Revoke(t.Context(), Call{Caller: root}, &api.RevokeRequest{Kind: api.RevokeSubject, Subject: "bob", Reason: "left"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Compact(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, a)
+	cfg.Bootstrap = false
+	a, _ = openNode(t, cfg)
+	if _, _, err := a.machine.Events(nil, from.Index, 1); !errors.Is(err, state.ErrTooOld) {
+		t.Fatalf("it is not too far back: %v", err)
+	}
+	l := listen(t, a, root, FeedRequest{Audiences: []string{"corp"}, From: from})
+	if e := l.next(t); e.Hello == nil {
+		t.Fatalf("%+v", e)
+	}
+	if e := l.next(t); e.Snapshot != "begin" || e.At.Index <= from.Index {
+		t.Fatalf("no snapshot: %+v", e)
+	}
+	before, _ := l.upTo(t, endOfSnapshot)
+	if len(before) != 1 || before[0].Revoke == nil || before[0].Revoke.Subject != "bob" {
+		t.Errorf("in the snapshot: %s", show(before))
+	}
 }
 
 // TestFeedEndsWithItsCredential, and with the node.
