@@ -23,7 +23,7 @@ const (
 	metaEnd  = 80
 )
 
-// damage ends a follower, does something to one of its files and starts it again.
+// damage ends a node, does something to one of its files and starts it again.
 // It refuses, or all goes on as if nothing had been: what it must not do is
 // something else than the others. One that refuses is replaced by another node.
 func (r *campaign) damage(ctx context.Context, n *node, what string, mustRefuse bool, do func() error) (undo, error) {
@@ -108,48 +108,44 @@ func (r *campaign) flippedMeta(ctx context.Context, s scene) (undo, error) {
 }
 
 // flipped flips a bit of what is written in a file of a node, which has a pattern as
-// in path.Match.
+// in path.Match: of a follower, if one has such a file with anything in it.
 func flipped(pattern string) func(*campaign, context.Context, scene) (undo, error) {
 	return func(r *campaign, ctx context.Context, s scene) (undo, error) {
-		n := s.follower
 		random := rand.New(rand.NewPCG(s.choice, 0))
-		var files []string
+		var n *node
+		var path string
+		var b []byte
 		waiting, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		if err := until(waiting, "a file to damage", func() error { // a snapshot comes after a while
-			var err error
-			if files, err = filepath.Glob(filepath.Join(n.data(), "writ", pattern)); err == nil && len(files) == 0 {
-				err = fmt.Errorf("none is %s", pattern)
+			for _, n = range slices.Concat([]*node{s.follower}, s.others, []*node{s.leader}) {
+				files, err := filepath.Glob(filepath.Join(n.data(), "writ", pattern))
+				if err != nil || len(files) == 0 {
+					continue // the pattern is our own
+				}
+				path = files[random.IntN(len(files))]
+				if b, err = os.ReadFile(path); err == nil && len(b) > 0 {
+					return nil
+				}
 			}
-			return err
+			return fmt.Errorf("nobody has anything in %s", pattern)
 		}); err != nil {
 			return nothing, err
 		}
-		for range 100 {
-			path := files[random.IntN(len(files))]
-			b, err := os.ReadFile(path)
-			if err != nil {
-				return nothing, err
+		off := random.IntN(len(b))
+		if !strings.HasSuffix(path, ".json") {
+			// Most of a database is space for later. It is not a kind of its own.
+			for b[off] == 0 {
+				off = random.IntN(len(b))
 			}
-			if len(b) == 0 {
-				continue
-			}
-			off := random.IntN(len(b))
-			if b[off] == 0 && !strings.HasSuffix(path, ".json") {
-				// Most of a database is space for later. It is not a kind of its own.
-				if off = slices.IndexFunc(b[off:], func(c byte) bool { return c != 0 }) + off; b[off] == 0 {
-					continue
-				}
-			}
-			name, err := filepath.Rel(n.dir, path)
-			if err != nil {
-				return nothing, err
-			}
-			return r.damage(ctx, n, fmt.Sprintf("a flipped bit at %d in %s", off, name), false, func() error {
-				return flip(path, int64(off), 1<<random.IntN(8))
-			})
 		}
-		return nothing, fmt.Errorf("nothing to flip in %s", pattern)
+		name, err := filepath.Rel(n.dir, path)
+		if err != nil {
+			return nothing, err
+		}
+		return r.damage(ctx, n, fmt.Sprintf("a flipped bit at %d in %s", off, name), false, func() error {
+			return flip(path, int64(off), 1<<random.IntN(8))
+		})
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/writ-dev/writ/authority/chaos/netns"
@@ -53,13 +55,25 @@ func (r *rig) link(h *netns.Host, seed uint64) (*link, []string, error) {
 	return l, addrs, nil
 }
 
-// place has the clients reach the members at their places.
+// place has the clients reach the members at their places. A place is an address: it
+// is one node's for as long as that is a member, or a guard that has a stream at each
+// of two places could have both at one node, and not know it.
 func (r *rig) place() {
+	for i, n := range r.places {
+		if n != nil && n.removed {
+			r.places[i] = nil
+		}
+	}
+	for _, n := range r.members() {
+		if free := slices.Index(r.places[:], nil); free >= 0 && !slices.Contains(r.places[:], n) {
+			r.places[free] = n
+		}
+	}
 	for _, l := range r.links {
 		l.mu.Lock()
 		clear(l.targets)
-		for i, n := range r.members() {
-			if i < places {
+		for i, n := range r.places {
+			if n != nil {
 				l.targets[i] = n.host.Join(apiPort)
 			}
 		}
@@ -145,4 +159,24 @@ func (l *link) release() (waited int) {
 		l.held = nil
 	}
 	return l.waited
+}
+
+// TestPlaces has nodes come and go: who stays, stays where it was.
+func TestPlaces(t *testing.T) {
+	a, b, c, d := &node{}, &node{}, &node{}, &node{}
+	r := &rig{nodes: []*node{a, b, c}}
+	r.place()
+	r.nodes = append(r.nodes, d)
+	r.place()
+	a.removed = true
+	r.place()
+	if want := [places]*node{nil, b, c, d}; r.places != want {
+		t.Errorf("%v, not %v", r.places, want)
+	}
+	e := &node{}
+	r.nodes = append(r.nodes, e)
+	r.place()
+	if want := [places]*node{e, b, c, d}; r.places != want {
+		t.Errorf("%v, not %v", r.places, want)
+	}
 }

@@ -84,6 +84,7 @@ type rig struct {
 	nodes             []*node // those that were removed included
 	made              int     // nodes, ever
 	links             []*link
+	places            [places]*node // who is reached where
 }
 
 func newRig(t testing.TB, bound time.Duration) *rig {
