@@ -367,7 +367,14 @@ func (a *Authority) setMember(ctx context.Context, c Call, r state.MemberRecord)
 // reconcile makes the changes to Raft's configuration that the members' records
 // ask for, as far as they can be made now. What it does not finish, here or on
 // the next leader, the next round does.
+//
+// While an operator's change is being decided it makes none: what is in the records
+// then may be about to be refused, and taken back.
 func (a *Authority) reconcile(ctx context.Context) {
+	if !a.deciding.TryLock() {
+		return
+	}
+	defer a.deciding.Unlock()
 	servers := make(map[string]raftstore.Member)
 	for _, m := range a.store.Members(ctx) {
 		servers[m.ID] = m
@@ -536,6 +543,8 @@ func (a *Authority) member(id string) (state.MemberRecord, error) {
 // SetVoter gives a node a vote, or takes it away. A node that has yet to catch
 // up gets it then; the answer says how it is.
 func (a *Authority) SetVoter(ctx context.Context, c Call, id string, voter bool) (*api.NodeStatus, error) {
+	a.deciding.Lock()
+	defer a.deciding.Unlock()
 	r, err := a.member(id)
 	if err != nil {
 		return nil, err
@@ -572,6 +581,8 @@ func (a *Authority) lastVoter(id string) bool {
 // Without force it is refused when the rest would lose its majority. One that is
 // removed already is not an error: the first answer may have been lost, with the node.
 func (a *Authority) RemoveNode(ctx context.Context, c Call, id string, force bool) error {
+	a.deciding.Lock()
+	defer a.deciding.Unlock()
 	r, err := a.member(id)
 	switch {
 	case r.State == state.MemberRemoved:

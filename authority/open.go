@@ -49,6 +49,7 @@ type Authority struct {
 	peers        *peers  // nil: the node is alone
 	clocks       *clocks // of the quorum; for one that is alone, its own
 	reconcileNow chan struct{}
+	deciding     sync.Mutex // held while an operator's change of a member is made, or refused and taken back
 	aways        *aways
 
 	stop      context.CancelFunc
