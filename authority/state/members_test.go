@@ -1,6 +1,7 @@
 package state
 
 import (
+	"reflect"
 	"testing"
 
 	"github.com/writ-dev/writ/authority/api"
@@ -82,4 +83,36 @@ func TestMemberIsItsKey(t *testing.T) {
 	renamed.ID = "n3"
 	r.refused(api.CodeConflict, KindJoinMember, joining(Digest{2}, renamed)) // the key, under a new name
 	r.must(KindJoinMember, joining(Digest{2}, testMember("n4")))             // and the token was not spent on any of it
+}
+
+// TestRotationsAreMadeOnce: a master key, an audience's next key or a service that is
+// asked for again, the answer lost, is the one that there is and not another.
+func TestRotationsAreMadeOnce(t *testing.T) {
+	r := formed(t)
+	for _, c := range []struct {
+		kind Kind
+		body func() any // as another leader composes it: the stamp, and so what it says, is another
+	}{
+		{KindAddEpoch, func() any {
+			next := uint32(len(r.m.Epochs())) + 1
+			return &AddEpoch{Key: SealedKey{Purpose: PurposeMaster, Epoch: next, Sealed: []byte("sealed")}, MintsFrom: r.stamp + 10_000, OldUntil: r.stamp + 2_000_000}
+		}},
+		{KindRekey, func() any {
+			return &Rekey{Audience: "corp", Reason: "leaked", MintsFrom: r.stamp + 10_000, OldUntil: r.stamp + 2_000_000}
+		}},
+		{KindAddService, func() any {
+			return &AddService{Name: "files", Audiences: []string{"corp"}, JoinHash: Digest{8}, JoinUntil: r.stamp + 1000}
+		}},
+	} {
+		request := tokenID(r.stamp, "rotation")
+		first, err := r.as(system, request, Digest{1}, c.kind, c.body())
+		if err != nil {
+			t.Fatalf("kind %d: %v", c.kind, err)
+		}
+		epochs := len(r.m.Epochs())
+		again, err := r.as(system, request, Digest{1}, c.kind, c.body())
+		if err != nil || !reflect.DeepEqual(again, first) || len(r.m.Epochs()) != epochs {
+			t.Errorf("kind %d: %+v and then %+v, %v", c.kind, first, again, err)
+		}
+	}
 }
