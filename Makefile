@@ -16,7 +16,7 @@ TOOLS     := .ci/tools/go.mod
 DEBIAN    := gcc iproute2 libc6-dev python3 python3-pymacaroons swtpm swtpm-tools systemd tpm2-tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test lint bench bench-attest bench-cluster bench-fanout fuzz cover setup chaos
+.PHONY: help demo build test lint bench bench-attest bench-cluster bench-log bench-fanout fuzz cover setup chaos
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 15
@@ -56,6 +56,11 @@ bench-attest: setup ## measure proofs and attestation against software TPMs and 
 
 bench-cluster: build ## measure a cluster of three nodes on this machine and print the README's table (root)
 	$(GO) run ./cmd/internal/clusterbench -failovers $(FAILOVERS)
+
+bench-log: ## measure the log store beside raft-boltdb (tuned) and a bare fsync
+	@: > bench.out
+	$(BENCH) -cpu 2 -bench 'Append|Propose|ReadIndex' ./raftstore | tee -a bench.out
+	$(GO) tool -modfile=$(TOOLS) benchstat bench.out
 
 bench-fanout: ## simulate revocations on their way to thousands of verifiers, a replica's death among them, and reckon for 100,000
 	$(GO) run ./cmd/internal/fanout
