@@ -65,7 +65,7 @@ func init() {
 	os.ChaosWrite, syscall.ChaosSync, disks.told = disks.Write, disks.Sync, true
 	// One that goes astray collects no garbage: it is ended before it takes the
 	// machine's memory.
-	const data, most = 2, 4 << 30 // RLIMIT_DATA, bytes
+	const data, most = 2, 8 << 30 // RLIMIT_DATA, bytes: twice what the longest runs take
 	if err := syscall.Setrlimit(data, &syscall.Rlimit{Cur: most, Max: most}); err != nil {
 		panic(err)
 	}
