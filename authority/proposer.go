@@ -213,18 +213,17 @@ func (p *proposer) proposeAll() {
 
 // gather waits a little for those who were answered with the last batch and come
 // again: to leave half of them behind is to have two batches go for every one.
-// Nobody waits for more than three quarters of what the last batch took, nor
-// longer than others keep coming, nor with a revocation or a lease; and who comes
-// alone does not wait.
+// Nobody waits for more than the last batch took, nor for half of that with nobody
+// coming, nor with a revocation or a lease; and who comes alone does not wait.
 func (p *proposer) gather(first *change) {
 	look := min(p.took, maxGather) / gatherLooks
 	waiting, quiet := 0, 0
-	for range gatherLooks * 3 / 4 {
+	for range gatherLooks {
 		now := len(p.queues[laneIssue])
 		if now > waiting {
 			waiting, quiet = now, 0
 		}
-		if first.lane != laneIssue || now+1 >= min(p.expected, maxBatch) || quiet == gatherLooks/4 ||
+		if first.lane != laneIssue || now+1 >= min(p.expected, maxBatch) || quiet == gatherLooks/2 ||
 			len(p.queues[laneRevoke]) != 0 || len(p.queues[laneLease]) != 0 {
 			return
 		}
