@@ -172,6 +172,10 @@ func TestFailoverUnderLoad(t *testing.T) {
 	if err := c.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	// A follower hears a moment later that what it has was committed.
+	if err := c.WaitApplied(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	r.check(t, c)
 	t.Logf("%d tokens, longest wait of a client %v", len(r.issued), r.longest())
 }
