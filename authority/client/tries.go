@@ -123,10 +123,6 @@ func (t *tries) askNext(ctx context.Context) answered {
 // it has to.
 func (t *tries) goOn(ctx context.Context, span trace.Span, a answered) ([]byte, error) {
 	c, nodes := t.c, len(t.c.bases)
-	if a.err == nil && !a.silent {
-		c.first.Store(uint32(a.node))
-		return a.data, nil
-	}
 	trying, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var last, open error // open: of an attempt that may have made the change

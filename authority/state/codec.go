@@ -193,18 +193,27 @@ func marshal(v any) ([]byte, error) {
 	return encoding.Marshal(v)
 }
 
+// decode reads into v, a pointer.
+func decode(b []byte, v any) error {
+	h, ok := v.(byHand)
+	if !ok {
+		return decoding.Unmarshal(b, v)
+	}
+	r := reader{b: b}
+	if h.readFrom(&r); r.err == nil && len(r.b) != 0 {
+		r.fail()
+	}
+	return r.err
+}
+
 // decodeStrict reads what the encoder writes for v, and nothing else. So
 // unknown and duplicate fields, other spellings and trailing bytes are refused.
 func decodeStrict(b []byte, v any) error {
-	if h, ok := v.(byHand); ok {
-		r := reader{b: b}
-		if h.readFrom(&r); r.err == nil && len(r.b) != 0 {
-			r.fail()
-		}
-		return r.err
-	}
-	if err := decoding.Unmarshal(b, v); err != nil {
+	if err := decode(b, v); err != nil {
 		return err
+	}
+	if _, strict := v.(byHand); strict {
+		return nil
 	}
 	again, err := encoding.Marshal(v)
 	if err != nil {
@@ -221,13 +230,7 @@ func encoded(v any) []byte { return must(marshal(v)) }
 
 // mustDecode decodes what the state kept; failing is corruption.
 func mustDecode(b []byte, v any) {
-	err := error(nil)
-	if _, ok := v.(byHand); ok {
-		err = decodeStrict(b, v)
-	} else {
-		err = decoding.Unmarshal(b, v)
-	}
-	if err != nil {
+	if err := decode(b, v); err != nil {
 		panic("state: corrupt: " + err.Error())
 	}
 }

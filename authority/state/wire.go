@@ -10,7 +10,7 @@ import (
 
 // The header, the issue and the token's record make up nearly all that a busy
 // cluster writes and reads, on every node. They are written and read here by
-// hand, in a quarter of the time that reflection takes; what is written is byte for
+// hand, in 0.26 to 0.31 of the time that reflection takes (BenchmarkByHand); what is written is byte for
 // byte what the encoder of codec.go writes, and what is read is what decodeStrict
 // takes with it and nothing else. TestByHand and FuzzByHand hold the two together.
 
