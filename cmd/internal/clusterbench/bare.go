@@ -20,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/writ-dev/writ/cmd/internal/wait"
 	"github.com/writ-dev/writ/raftstore"
 )
 
@@ -138,7 +139,7 @@ func (o *bareOrder) follow(store *raftstore.Store) (a bareAnswer, err error) {
 		if err := store.AddNonvoter(ctx, o.Add, o.Address); err != nil {
 			return a, err
 		}
-		return a, until(ctx, 10*time.Millisecond, func() bool {
+		return a, wait.Until(ctx, 10*time.Millisecond, func() bool {
 			err = store.Promote(ctx, o.Add, false)
 			return err == nil || !errors.Is(err, raftstore.ErrLagging)
 		})
@@ -147,7 +148,7 @@ func (o *bareOrder) follow(store *raftstore.Store) (a bareAnswer, err error) {
 	_, _ = rand.Read(command)
 	l, err := drive(ctx, o.Callers, o.Each, func(ctx context.Context, _ int) error {
 		// A machine that is busy with something else may have the leader change.
-		return until(ctx, 10*time.Millisecond, func() bool {
+		return wait.Until(ctx, 10*time.Millisecond, func() bool {
 			_, err := store.Propose(ctx, command)
 			return err == nil
 		})

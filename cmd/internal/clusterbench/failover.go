@@ -11,6 +11,7 @@ import (
 
 	"github.com/writ-dev/writ/authority/chaos/netns"
 	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // fault is a way to lose a leader.
@@ -111,7 +112,7 @@ func (b *bench) lose(ctx context.Context, f fault) (samples, error) {
 		if err != nil {
 			return nil, err
 		}
-		pause(ctx, 200*time.Millisecond) // followers come to know it, and clients to use it
+		wait.For(ctx, 200*time.Millisecond) // followers come to know it, and clients to use it
 		one, err := c.loseOnce(ctx, f, c.nodes[at], list)
 		if err != nil {
 			return nil, fmt.Errorf("failover %d: %w", i+1, err)
@@ -175,7 +176,7 @@ func (w *writer) write(ctx context.Context) error {
 		default:
 		}
 		w.acks <- time.Now()
-		pause(ctx, 10*time.Millisecond)
+		wait.For(ctx, 10*time.Millisecond)
 	}
 	return nil
 }

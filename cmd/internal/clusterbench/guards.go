@@ -13,6 +13,7 @@ import (
 	"github.com/writ-dev/writ/authority/replica"
 	"github.com/writ-dev/writ/capability"
 	"github.com/writ-dev/writ/caveats"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // ofOneService is how many guards share a service's credential: a node has a
@@ -103,7 +104,7 @@ func (g *guard) verify(ctx context.Context, token string) error {
 func (g *guard) accept(ctx context.Context, token string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	_ = until(ctx, 5*time.Millisecond, func() bool {
+	_ = wait.Until(ctx, 5*time.Millisecond, func() bool {
 		err = g.verify(ctx, token)
 		return !errors.Is(err, capability.CodeStaleRevocations)
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/state"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // liveRecords measures nodes that have many tokens and revocations. They are made
@@ -64,7 +65,7 @@ func (b *bench) liveRecords(ctx context.Context) error {
 	if int(tokens) < s.Live || int(revocations) < s.Live {
 		return fmt.Errorf("%d tokens and %d revocations are live, not %d", tokens, revocations, s.Live)
 	}
-	pause(ctx, 5*time.Second)
+	wait.For(ctx, 5*time.Second)
 	var resident, most, bare, whole int64
 	for _, n := range c.nodes {
 		u, err := n.usage()

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // load is what a number of workers, each going on as soon as it is answered,
@@ -48,11 +50,11 @@ func drive(ctx context.Context, workers int, each time.Duration, f func(ctx cont
 			}
 		})
 	}
-	pause(ctx, each/4)
+	wait.For(ctx, each/4)
 	before := processor(servants)
 	counts.Store(true)
 	began := time.Now()
-	pause(ctx, each)
+	wait.For(ctx, each)
 	counts.Store(false)
 	l := load{elapsed: time.Since(began), spent: processor(servants) - before}
 	failed := context.Cause(ctx)
@@ -74,25 +76,4 @@ func processor(others []int) time.Duration {
 		}
 	}
 	return sum
-}
-
-// pause waits, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// until calls done now and then until it says so.
-func until(ctx context.Context, every time.Duration, done func() bool) error {
-	for !done() {
-		pause(ctx, every)
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
-	}
-	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/chaos/netns"
 	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // startPatience is how long a node may take to serve. One with a large state
@@ -257,7 +258,7 @@ func (c *cluster) wait(ctx context.Context) error {
 	root := c.root()
 	defer root.Close()
 	var last error
-	err := until(ctx, 20*time.Millisecond, func() bool {
+	err := wait.Until(ctx, 20*time.Millisecond, func() bool {
 		s, err := root.Cluster(ctx)
 		if last = err; err != nil {
 			return false
@@ -282,7 +283,7 @@ func (c *cluster) leader(ctx context.Context) (int, error) {
 	root := c.root()
 	defer root.Close()
 	found := -1
-	err := until(ctx, 20*time.Millisecond, func() bool {
+	err := wait.Until(ctx, 20*time.Millisecond, func() bool {
 		s, err := root.Cluster(ctx)
 		if err != nil {
 			return false

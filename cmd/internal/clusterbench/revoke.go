@@ -10,6 +10,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/capability"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // smallFleet is the smaller of the two fleets of guards.
@@ -89,7 +90,7 @@ func (b *bench) reach(ctx context.Context, c *cluster, list []*guard) (samples, 
 			return nil, err
 		}
 		took = append(took, one...)
-		pause(ctx, between)
+		wait.For(ctx, between)
 	}
 	return took, ctx.Err()
 }
@@ -121,7 +122,7 @@ func refusals(ctx context.Context, list []*guard, issued *api.TokenResponse) (sa
 		if len(waiting) > 0 {
 			// A quarter of the time at most, but for a round that had to wait itself for
 			// the processor: to wait three times as long again would be measured too.
-			pause(ctx, min(max(200*time.Microsecond, 3*time.Since(round)), 2*time.Millisecond))
+			wait.For(ctx, min(max(200*time.Microsecond, 3*time.Since(round)), 2*time.Millisecond))
 		}
 	}
 	for i, g := range list {
@@ -136,7 +137,7 @@ var errAccepted = errors.New("it is accepted")
 
 // idleCost watches the cluster while nobody asks it for anything.
 func (b *bench) idleCost(ctx context.Context, c *cluster, replicas int) error {
-	pause(ctx, 2*time.Second)
+	wait.For(ctx, 2*time.Second)
 	before, err := c.usages()
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func (b *bench) idleCost(ctx context.Context, c *cluster, replicas int) error {
 	if err != nil {
 		return err
 	}
-	pause(ctx, b.watch)
+	wait.For(ctx, b.watch)
 	after, err := c.usages()
 	if err != nil {
 		return err

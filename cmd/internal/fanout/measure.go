@@ -10,6 +10,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/replica"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // measured is what so many feeds took.
@@ -184,7 +185,7 @@ func (s *simulation) idle(ctx context.Context, c *cluster, swarm *swarm, m *meas
 	if err != nil {
 		return err
 	}
-	pause(ctx, max(s.watch, m.bound/2))
+	wait.For(ctx, max(s.watch, m.bound/2))
 	after, err := s.spent(c, swarm)
 	if err != nil {
 		return err
@@ -230,7 +231,7 @@ func (s *simulation) busy(ctx context.Context, c *cluster, swarm *swarm, m *meas
 		m.half = append(m.half, max(0, times[len(times)/2].Sub(acknowledged)))
 	}
 	elapsed := time.Since(before.at)
-	pause(ctx, m.bound/2) // second feeds are told with their next pong
+	wait.For(ctx, m.bound/2) // second feeds are told with their next pong
 	after, err := s.spent(c, swarm)
 	if err != nil {
 		return err
@@ -271,7 +272,7 @@ func (s *swarm) everybody(ctx context.Context, index uint64) error {
 		defer t.mu.Unlock()
 		return len(t.times)
 	}
-	if err := until(ctx, func() bool { return told() == len(s.list) }); err != nil {
+	if err := wait.Until(ctx, 5*time.Millisecond, func() bool { return told() == len(s.list) }); err != nil {
 		return fmt.Errorf("%d of %d verifiers were told of %d: %w", told(), len(s.list), index, err)
 	}
 	return nil
@@ -299,7 +300,7 @@ func (s *simulation) kill(ctx context.Context, c *cluster, swarm *swarm) (*storm
 	go func() {
 		defer close(done)
 		stale := make([]bool, len(guards))
-		_ = until(watching, func() bool {
+		_ = wait.Until(watching, 5*time.Millisecond, func() bool {
 			n, oldest := swarm.stale()
 			st.stale, st.oldest = max(st.stale, n), max(st.oldest, oldest)
 			for i, g := range guards {
@@ -315,18 +316,18 @@ func (s *simulation) kill(ctx context.Context, c *cluster, swarm *swarm) (*storm
 	began := time.Now()
 	dead.kill()
 	c.replicas = c.replicas[1:]
-	pause(ctx, 100*time.Millisecond) // it is under way
+	wait.For(ctx, 100*time.Millisecond) // it is under way
 	index, acknowledged, err := revoke(ctx, c.root, 1<<20)
 	if err == nil {
 		err = swarm.everybody(ctx, index)
 	}
 	if err == nil {
 		waiting, cancel := context.WithTimeout(ctx, toldMost)
-		err = until(waiting, func() bool { return swarm.live.Load() == int64(2*len(swarm.list)) })
+		err = wait.Until(waiting, 5*time.Millisecond, func() bool { return swarm.live.Load() == int64(2*len(swarm.list)) })
 		cancel()
 	}
 	st.back = time.Since(began)
-	pause(ctx, swarm.bound) // whoever is stale late is as well
+	wait.For(ctx, swarm.bound) // whoever is stale late is as well
 	watched()
 	<-done
 	if err != nil {
@@ -379,7 +380,7 @@ func whole(ctx context.Context, c *cluster) (list []*replica.Replica, stop func(
 	}
 	opening, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return list, stop, until(opening, both)
+	return list, stop, wait.Until(opening, 5*time.Millisecond, both)
 }
 
 // profile begins a profile of what the replicas' processors do.

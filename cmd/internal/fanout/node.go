@@ -24,6 +24,7 @@ import (
 	"github.com/writ-dev/writ/authority/api"
 	"github.com/writ-dev/writ/authority/client"
 	"github.com/writ-dev/writ/authority/server"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // nodeRole is the first argument of this program where it is a node.
@@ -288,7 +289,7 @@ func newCluster(ctx context.Context, dir string, voters, replicas int, o order) 
 func (c *cluster) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	return until(ctx, func() bool {
+	return wait.Until(ctx, 5*time.Millisecond, func() bool {
 		s, err := c.root.Cluster(ctx)
 		if err != nil {
 			return false
@@ -311,29 +312,5 @@ func (c *cluster) stop() {
 	}
 	for _, n := range c.replicas {
 		n.kill()
-	}
-}
-
-// until looks every few milliseconds whether something is so.
-func until(ctx context.Context, done func() bool) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
-// pause waits for so long, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }

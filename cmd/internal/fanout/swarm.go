@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/writ-dev/writ/authority/client"
+	"github.com/writ-dev/writ/cmd/internal/wait"
 )
 
 // What replica.Replica does, which a verifier of a swarm does in its place: thousands
@@ -98,7 +99,7 @@ func (s *swarm) grow(ctx context.Context, n int) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, growMost)
 	defer cancel()
-	if err := until(ctx, func() bool { return s.live.Load() == int64(2*len(s.list)) }); err != nil {
+	if err := wait.Until(ctx, 5*time.Millisecond, func() bool { return s.live.Load() == int64(2*len(s.list)) }); err != nil {
 		return fmt.Errorf("%d of %d feeds are live, %d were refused: %w", s.live.Load(), 2*len(s.list), s.refused.Load(), err)
 	}
 	return nil
@@ -140,7 +141,7 @@ func (t *telling) at() []time.Time {
 // run keeps one of a verifier's feeds open, going on to another node when it ends.
 func (v *verifier) run(slot, node int) {
 	if slot == 1 { // resumes where the first has come to
-		_ = until(v.s.ctx, func() bool { return v.cursor.Load() > 0 })
+		_ = wait.Until(v.s.ctx, 5*time.Millisecond, func() bool { return v.cursor.Load() > 0 })
 	}
 	for failures := 0; v.s.ctx.Err() == nil; {
 		v.at[slot].Store(int32(node))
@@ -153,8 +154,8 @@ func (v *verifier) run(slot, node int) {
 		if n > 1 && failures%2 == 1 && node == int(v.at[1-slot].Load()) {
 			node = (node + 1) % n
 		}
-		wait := min(25*time.Millisecond<<min(failures, 8), time.Second)
-		pause(v.s.ctx, wait/2+rand.N(wait/2+1))
+		delay := min(25*time.Millisecond<<min(failures, 8), time.Second)
+		wait.For(v.s.ctx, delay/2+rand.N(delay/2+1))
 	}
 }
 
