@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -89,16 +90,18 @@ func TestSlowNode(t *testing.T) {
 	ca := newPKI(t)
 	var refusals atomic.Int64
 	slow := make(chan struct{})
+	answer := sync.OnceFunc(func() { close(slow) })
 	first := ca.server(func(w http.ResponseWriter, r *http.Request) {
 		<-slow
 		answerStatus(w, r)
 	}, ca.leaf(nil), 0)
 	other := ca.server(func(w http.ResponseWriter, r *http.Request) {
 		if refusals.Add(1) == 3 {
-			close(slow)
+			answer()
 		}
 		writeProblem(w, 503, api.CodeNotLeader, "")
 	}, ca.leaf(nil), 0)
+	defer answer() // a call that fails is an error; the server would wait for ever
 	c := testClient(t, Config{
 		Addrs: []string{first.Listener.Addr().String(), other.Listener.Addr().String()}, CAFingerprint: ca.pin(), Attempts: 50,
 	})
